@@ -1,0 +1,50 @@
+"""lit_cosine: the learning-rate curve you plan is the curve you get.
+
+The public names load on first use (PEP 562): ``import lit_cosine`` loads neither torch nor numpy.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lit_cosine.horizon import Clock as Clock
+    from lit_cosine.horizon import Duration as Duration
+    from lit_cosine.scheduler import ScheduleLR as ScheduleLR
+    from lit_cosine.schedules import Constant as Constant
+    from lit_cosine.schedules import Cosine as Cosine
+    from lit_cosine.schedules import Exponential as Exponential
+    from lit_cosine.schedules import InverseSqrt as InverseSqrt
+    from lit_cosine.schedules import Linear as Linear
+    from lit_cosine.schedules import OneMinusSqrt as OneMinusSqrt
+    from lit_cosine.schedules import Polynomial as Polynomial
+    from lit_cosine.schedules import Restarts as Restarts
+    from lit_cosine.schedules import Schedule as Schedule
+    from lit_cosine.schedules import Sequential as Sequential
+    from lit_cosine.schedules import Step as Step
+    from lit_cosine.schedules import one_cycle as one_cycle
+    from lit_cosine.schedules import warmup_cosine as warmup_cosine
+    from lit_cosine.schedules import warmup_stable_decay as warmup_stable_decay
+
+_ROOMS = {
+    "schedules": (
+        "Schedule Constant Linear Cosine Polynomial Exponential Step OneMinusSqrt InverseSqrt "
+        "Sequential Restarts warmup_cosine warmup_stable_decay one_cycle"
+    ),
+    "horizon": "Duration Clock",
+    "scheduler": "ScheduleLR",
+}
+_ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names.split()}
+
+__all__ = sorted(_ROOM_OF)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _ROOM_OF:
+        raise AttributeError(f"module 'lit_cosine' has no attribute {name!r}")
+    value = getattr(import_module(f"lit_cosine.{_ROOM_OF[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,617 @@
+"""Every learning-rate curve, as a value: progress in [0, 1] -> factor of the base LR.
+
+Conventions, the same for every schedule here:
+
+* Progress is the fraction of the run done. Optimizer step k of N runs at progress k/N, so the first update runs at
+  progress 0 and progress 1 is reached after the last one.
+* Outside [0, 1] progress is clamped: extra steps hold the end, the curve never climbs back.
+* At a milestone the later schedule has the word (curves are continuous from the right).
+* A factor multiplies each param group's own base LR. The peak LR is written once, in the optimizer.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from abc import ABC, abstractmethod
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from functools import cached_property
+from itertools import accumulate, pairwise
+from typing import Any, final
+
+__all__ = [
+    "Constant",
+    "Cosine",
+    "Exponential",
+    "InverseSqrt",
+    "Linear",
+    "OneMinusSqrt",
+    "Polynomial",
+    "Restarts",
+    "Schedule",
+    "Sequential",
+    "Step",
+    "one_cycle",
+    "warmup_cosine",
+    "warmup_stable_decay",
+]
+
+# A nested schedule sees progress that was rescaled, hence rounded: step k of N can land 1e-15 before a milestone that
+# it meets exactly on paper. Milestones this close count as reached; steps of any real run are further apart.
+_ROUNDING = 1e-12
+
+
+class Schedule(ABC):
+    """A learning-rate curve: progress in [0, 1] -> factor.
+
+    The one abstract class of this module. A schedule of your own is a frozen dataclass with one method:
+
+    >>> @dataclass(frozen=True)
+    ... class Square(Schedule):
+    ...     end: float = 0.0
+    ...     def factor(self, progress: float) -> float:
+    ...         return 1 - (1 - self.end) * progress**2
+    >>> Square()(0.5)
+    0.75
+    >>> Sequential((Linear(0, 1), Square()), milestones=(0.5,))(0.75)
+    0.75
+    """
+
+    @abstractmethod
+    def factor(self, progress: float) -> float:
+        """Return the factor at ``progress``, which is already clamped to [0, 1]."""
+
+    def __call__(self, progress: float) -> float:
+        """Return the factor of the base LR at ``progress``.
+
+        Args:
+            progress: Fraction of the run done; values outside [0, 1] are clamped.
+
+        Raises:
+            ValueError: If ``progress`` is nan.
+        """
+        if not 0.0 <= progress <= 1.0:
+            if math.isnan(progress):
+                raise ValueError(f"progress must be a number, got {progress}")
+            progress = 0.0 if progress < 0.0 else 1.0
+        return self.factor(progress)
+
+    def sample(self, n: int) -> list[float]:
+        """Return the ``n`` factors that a run of ``n`` steps uses, at progress 0/n, 1/n, …, (n-1)/n.
+
+        Raises:
+            ValueError: If ``n`` is not an integer >= 1.
+
+        >>> [round(factor, 3) for factor in Cosine().sample(4)]
+        [1.0, 0.854, 0.5, 0.146]
+        """
+        if isinstance(n, bool) or not isinstance(n, int) or n < 1:
+            raise ValueError(f"n must be an integer >= 1, got {n!r}")
+        return [self(k / n) for k in range(n)]
+
+    def all_milestones(self) -> tuple[float, ...]:
+        """Return the progress points inside (0, 1) where the curve jumps or changes its formula, nested ones too.
+
+        >>> Sequential((Linear(0, 1), Step(milestones=(0.5,))), milestones=(0.2,)).all_milestones()
+        (0.2, 0.6000000000000001)
+        """
+        return ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the schedule as plain data (str, float, int, list, dict), in the form LightningCLI reads from YAML.
+
+        >>> Cosine(end=0.1).to_dict()
+        {'class_path': 'lit_cosine.schedules.Cosine', 'init_args': {'start': 1.0, 'end': 0.1, 'k': 1.0}}
+        """
+        init_args = {field.name: _plain(getattr(self, field.name)) for field in fields(self)}  # type: ignore[arg-type]
+        return {"class_path": f"{type(self).__module__}.{type(self).__qualname__}", "init_args": init_args}
+
+    @staticmethod
+    def from_dict(data: dict[str, Any]) -> Schedule:
+        """Return the schedule that :meth:`to_dict` wrote.
+
+        ``class_path`` names a subclass of ``Schedule`` that this process has already defined, by its full path or its
+        last part. Nothing is imported, so plain data from an untrusted checkpoint cannot call anything else.
+
+        Raises:
+            ValueError: If ``data`` has another form or names an unknown schedule.
+
+        >>> Schedule.from_dict({"class_path": "Cosine", "init_args": {"end": 0.1}})
+        Cosine(start=1.0, end=0.1, k=1.0)
+        """
+        if not isinstance(data, dict) or not isinstance(data.get("class_path"), str) or data.keys() - _PLAIN_KEYS:
+            raise ValueError(f"a schedule as plain data has the keys class_path and init_args, got {data!r}")
+        name = data["class_path"].rpartition(".")[2]
+        known = {cls.__name__: cls for cls in _subclasses(Schedule)}  # type: ignore[type-abstract]
+        if name not in known:
+            raise ValueError(f"unknown schedule {name!r}; known are {', '.join(sorted(known))}")
+        init_args: dict[str, Any] = data.get("init_args") or {}
+        unknown = init_args.keys() - {field.name for field in fields(known[name])}  # type: ignore[arg-type]
+        if unknown:
+            raise ValueError(f"{name} has no argument {', '.join(sorted(unknown))}")
+        return known[name](**{key: _from_plain(value) for key, value in init_args.items()})
+
+    def __str__(self) -> str:
+        """Return the curve in words, for log lines: ``cosine 1 -> 0.1``."""
+        name = re.sub(r"(?<=[a-z])(?=[A-Z])", "-", type(self).__name__).lower()
+        return f"{name} {self(0.0):.4g} -> {self(1.0):.4g}"
+
+
+_PLAIN_KEYS = {"class_path", "init_args"}
+
+
+def check_schedule(name: str, value: object) -> None:
+    """Refuse what is not a schedule; ``name`` is the argument the message names."""
+    if isinstance(value, type) and issubclass(value, Schedule):
+        raise TypeError(f"{name} must be a schedule, got the class {value.__name__}: write {value.__name__}(…)")
+    if not isinstance(value, Schedule):
+        raise TypeError(f"{name} must be a schedule such as Cosine(end=0.1), got {value!r}")
+
+
+def _set_number(self: Schedule, field: str, *, least: float | None = None, above: float | None = None) -> None:
+    """Store ``field`` as a float, or say what is wrong with it."""
+    name, value = f"{type(self).__name__}.{field}", getattr(self, field)
+    if isinstance(value, bool) or not hasattr(value, "__float__"):
+        raise TypeError(f"{name} must be a number, got {value!r}")
+    number = float(value)
+    if least is not None and not (math.isfinite(number) and number >= least):
+        raise ValueError(f"{name} must be finite and >= {least:g}, got {value!r}")
+    if above is not None and not (math.isfinite(number) and number > above):
+        raise ValueError(f"{name} must be finite and > {above:g}, got {value!r}")
+    object.__setattr__(self, field, number)
+
+
+def _set_milestones(self: Step | Sequential) -> None:
+    name, values = f"{type(self).__name__}.milestones", _as_tuple(self, "milestones")
+    if any(isinstance(value, bool) or not hasattr(value, "__float__") for value in values):
+        raise TypeError(f"{name} must be numbers, got {values}")
+    milestones = tuple(float(value) for value in values)
+    if not all(0.0 < milestone < 1.0 for milestone in milestones):
+        raise ValueError(f"{name} must be progress points in (0, 1), got {milestones}")
+    if any(left >= right for left, right in pairwise(milestones)):
+        raise ValueError(f"{name} must rise, got {milestones}")
+    object.__setattr__(self, "milestones", milestones)
+
+
+def _as_tuple(self: Schedule, field: str) -> tuple[Any, ...]:
+    value = getattr(self, field)
+    if not isinstance(value, Sequence) or isinstance(value, str):
+        raise TypeError(f"{type(self).__name__}.{field} must be a tuple, got {value!r}")
+    return tuple(value)
+
+
+@final
+@dataclass(frozen=True)
+class Constant(Schedule):
+    """The base LR times ``value``, from start to end.
+
+    Args:
+        value: Factor, >= 0.
+
+    >>> Constant()(0.3)
+    1.0
+
+    Equivalent to: ``torch.optim.lr_scheduler.ConstantLR`` with ``total_iters`` at the run's length.
+    """
+
+    value: float = 1.0
+
+    def __post_init__(self) -> None:
+        _set_number(self, "value", least=0.0)
+
+    def factor(self, progress: float) -> float:
+        """Return ``value``."""
+        return self.value
+
+
+@final
+@dataclass(frozen=True)
+class Linear(Schedule):
+    """A straight line: start + (end - start) * progress.
+
+    Args:
+        start: Factor at progress 0, >= 0.
+        end: Factor at progress 1, >= 0.
+
+    >>> Linear(1, 0.5)(0.5)
+    0.75
+
+    Equivalent to: ``torch.optim.lr_scheduler.LinearLR`` with ``total_iters`` at the run's length.
+    """
+
+    start: float = 1.0
+    end: float = 0.0
+
+    def __post_init__(self) -> None:
+        _set_number(self, "start", least=0.0)
+        _set_number(self, "end", least=0.0)
+
+    def factor(self, progress: float) -> float:
+        """Return start + (end - start) * progress."""
+        return _blend(self.start, self.end, 1.0 - progress)
+
+
+@final
+@dataclass(frozen=True)
+class Cosine(Schedule):
+    """Half a cosine wave: end + (start - end) * (1 + cos(pi * progress^k)) / 2.
+
+    Args:
+        start: Factor at progress 0, >= 0.
+        end: Factor at progress 1, >= 0. A floor in absolute LR is ``eta_min / lr``.
+        k: k-decay exponent on progress, > 0; larger values stay near ``start`` for longer.
+
+    >>> Cosine()(0.5)
+    0.5
+    >>> Cosine(end=0.1)(1.0)
+    0.1
+
+    Equivalent to: ``torch.optim.lr_scheduler.CosineAnnealingLR`` with ``T_max`` at the run's length.
+    Source: Loshchilov & Hutter 2017, SGDR, https://arxiv.org/abs/1608.03983, eq. 5 with one cycle; ``k``: Zhang & Li
+    2020, k-decay, https://arxiv.org/abs/2004.05909.
+    """
+
+    start: float = 1.0
+    end: float = 0.0
+    k: float = 1.0
+
+    def __post_init__(self) -> None:
+        _set_number(self, "start", least=0.0)
+        _set_number(self, "end", least=0.0)
+        _set_number(self, "k", above=0.0)
+
+    def factor(self, progress: float) -> float:
+        """Return end + (start - end) * (1 + cos(pi * progress^k)) / 2."""
+        return _blend(self.start, self.end, (1.0 + math.cos(math.pi * progress**self.k)) / 2.0)
+
+
+@final
+@dataclass(frozen=True)
+class Polynomial(Schedule):
+    """A power of what is left: end + (start - end) * (1 - progress)^power.
+
+    Args:
+        start: Factor at progress 0, >= 0.
+        end: Factor at progress 1, >= 0.
+        power: Exponent, > 0.
+
+    >>> Polynomial()(0.5)
+    0.25
+
+    Equivalent to: ``torch.optim.lr_scheduler.PolynomialLR`` with ``total_iters`` at the run's length and ``end`` 0.
+    """
+
+    start: float = 1.0
+    end: float = 0.0
+    power: float = 2.0
+
+    def __post_init__(self) -> None:
+        _set_number(self, "start", least=0.0)
+        _set_number(self, "end", least=0.0)
+        _set_number(self, "power", above=0.0)
+
+    def factor(self, progress: float) -> float:
+        """Return end + (start - end) * (1 - progress)^power."""
+        return _blend(self.start, self.end, (1.0 - progress) ** self.power)
+
+
+@final
+@dataclass(frozen=True)
+class Exponential(Schedule):
+    """A geometric fall: start^(1 - progress) * end^progress.
+
+    Args:
+        start: Factor at progress 0, > 0.
+        end: Factor at progress 1, > 0: an exponential never reaches 0.
+
+    >>> round(Exponential(end=0.01)(0.5), 12)
+    0.1
+
+    Equivalent to: ``torch.optim.lr_scheduler.ExponentialLR`` with ``gamma = (end / start) ** (1 / N)``.
+    """
+
+    start: float = 1.0
+    end: float = 0.01
+
+    def __post_init__(self) -> None:
+        _set_number(self, "start", above=0.0)
+        _set_number(self, "end", above=0.0)
+
+    def factor(self, progress: float) -> float:
+        """Return start^(1 - progress) * end^progress."""
+        return float(self.start ** (1.0 - progress) * self.end**progress)
+
+
+@final
+@dataclass(frozen=True)
+class Step(Schedule):
+    """A staircase: gamma^(number of milestones reached).
+
+    Args:
+        gamma: Factor of each stair, >= 0.
+        milestones: Progress points in (0, 1), rising.
+
+    >>> Step(gamma=0.1, milestones=(0.5,)).sample(4)
+    [1.0, 1.0, 0.1, 0.1]
+
+    Equivalent to: ``torch.optim.lr_scheduler.MultiStepLR`` with ``milestones`` times the run's length.
+    """
+
+    gamma: float = 0.1
+    milestones: tuple[float, ...] = (1 / 3, 2 / 3)
+
+    def __post_init__(self) -> None:
+        _set_number(self, "gamma", least=0.0)
+        _set_milestones(self)
+
+    def factor(self, progress: float) -> float:
+        """Return gamma^(number of milestones reached)."""
+        return float(self.gamma ** bisect_right(self.milestones, progress + _ROUNDING))
+
+    def all_milestones(self) -> tuple[float, ...]:
+        """Return the milestones."""
+        return self.milestones
+
+
+@final
+@dataclass(frozen=True)
+class OneMinusSqrt(Schedule):
+    """A fall that is steep first: end + (start - end) * (1 - sqrt(progress)).
+
+    Made for the decay after a constant phase.
+
+    Args:
+        start: Factor at progress 0, >= 0.
+        end: Factor at progress 1, >= 0.
+
+    >>> OneMinusSqrt()(0.25)
+    0.5
+
+    Source: Hägele et al. 2024, https://arxiv.org/abs/2405.18392, eq. 2.
+    """
+
+    start: float = 1.0
+    end: float = 0.0
+
+    def __post_init__(self) -> None:
+        _set_number(self, "start", least=0.0)
+        _set_number(self, "end", least=0.0)
+
+    def factor(self, progress: float) -> float:
+        """Return end + (start - end) * (1 - sqrt(progress))."""
+        return _blend(self.start, self.end, 1.0 - math.sqrt(progress))
+
+
+@final
+@dataclass(frozen=True)
+class InverseSqrt(Schedule):
+    """A fall that never quite ends: 1 / sqrt(1 + progress / timescale).
+
+    Args:
+        timescale: Progress after which the factor is 1/sqrt(2), > 0.
+
+    >>> InverseSqrt(timescale=1/3)(1.0)
+    0.5
+
+    Source: Vaswani et al. 2017, https://arxiv.org/abs/1706.03762, eq. 3, without its warmup and its model width.
+    """
+
+    timescale: float = 0.05
+
+    def __post_init__(self) -> None:
+        _set_number(self, "timescale", above=0.0)
+
+    def factor(self, progress: float) -> float:
+        """Return 1 / sqrt(1 + progress / timescale)."""
+        return 1.0 / math.sqrt(1.0 + progress / self.timescale)
+
+
+@final
+@dataclass(frozen=True)
+class Sequential(Schedule):
+    """One schedule after another, each stretched over the part between its milestones. Itself a schedule: nests.
+
+    Args:
+        schedules: One or more schedules.
+        milestones: Progress points in (0, 1), rising, one fewer than ``schedules``. From a milestone on, the later
+            schedule has the word.
+
+    Raises:
+        ValueError: If the milestones do not rise inside (0, 1) or their number does not fit.
+        TypeError: If one of ``schedules`` is not a schedule.
+
+    >>> Sequential((Linear(0, 1), Cosine(end=0.1), Linear(0.1, 0)), milestones=(0.05, 0.9))(0.05)
+    1.0
+
+    Equivalent to: ``torch.optim.lr_scheduler.SequentialLR`` of schedulers whose lengths are those parts.
+    """
+
+    schedules: tuple[Schedule, ...]
+    milestones: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "schedules", _as_tuple(self, "schedules"))
+        if not self.schedules:
+            raise ValueError("Sequential.schedules must hold at least one schedule, got none")
+        for index, schedule in enumerate(self.schedules):
+            check_schedule(f"Sequential.schedules[{index}]", schedule)
+        _set_milestones(self)
+        if len(self.milestones) != len(self.schedules) - 1:
+            raise ValueError(
+                f"Sequential.milestones must be one fewer than its {len(self.schedules)} schedules, "
+                f"got {len(self.milestones)}: {self.milestones}"
+            )
+
+    @cached_property
+    def _bounds(self) -> tuple[float, ...]:
+        return (0.0, *self.milestones, 1.0)
+
+    def factor(self, progress: float) -> float:
+        """Return the factor of the schedule that has the word, at its own progress."""
+        index, local = _locate(self._bounds, progress)
+        return self.schedules[index](local)
+
+    def all_milestones(self) -> tuple[float, ...]:
+        """Return the milestones and those of the schedules between them, rising."""
+        return _nested_milestones(self._bounds, self.schedules)
+
+
+@final
+@dataclass(frozen=True)
+class Restarts(Schedule):
+    """The same schedule again and again, from its peak: warm restarts. The cycles fill the run.
+
+    Cycle i is ``t_mult`` times as long and ``decay`` times as high as the one before.
+
+    Args:
+        schedule: The curve of one cycle.
+        cycles: Number of cycles, >= 1.
+        t_mult: Length of a cycle relative to the one before, > 0.
+        decay: Height of a cycle relative to the one before, >= 0.
+
+    >>> Restarts(Cosine(), cycles=2, decay=0.5).sample(4)
+    [1.0, 0.5, 0.5, 0.25]
+
+    Equivalent to: ``torch.optim.lr_scheduler.CosineAnnealingWarmRestarts`` with ``T_0`` such that ``cycles`` cycles end
+    with the run.
+    Source: Loshchilov & Hutter 2017, SGDR, https://arxiv.org/abs/1608.03983, eq. 5.
+    """
+
+    schedule: Schedule = Cosine()
+    cycles: int = 3
+    t_mult: float = 1.0
+    decay: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_schedule("Restarts.schedule", self.schedule)
+        if isinstance(self.cycles, bool) or not isinstance(self.cycles, int) or self.cycles < 1:
+            raise ValueError(f"Restarts.cycles must be an integer >= 1, got {self.cycles!r}")
+        _set_number(self, "t_mult", above=0.0)
+        _set_number(self, "decay", least=0.0)
+        if any(start >= stop for start, stop in pairwise(self._bounds)):
+            raise ValueError(
+                f"Restarts.t_mult must leave every one of {self.cycles} cycles a length, got {self.t_mult}"
+            )
+
+    @cached_property
+    def _bounds(self) -> tuple[float, ...]:
+        # relative to the longest cycle, so that no power overflows
+        longest = self.cycles - 1 if self.t_mult > 1.0 else 0
+        ends = list(accumulate(self.t_mult ** (i - longest) for i in range(self.cycles)))
+        return (0.0, *(end / ends[-1] for end in ends))
+
+    def factor(self, progress: float) -> float:
+        """Return decay^i * schedule(progress within cycle i)."""
+        index, local = _locate(self._bounds, progress)
+        return float(self.decay**index * self.schedule(local))
+
+    def all_milestones(self) -> tuple[float, ...]:
+        """Return where cycles begin and the milestones of the schedule inside each, rising."""
+        return _nested_milestones(self._bounds, [self.schedule] * self.cycles)
+
+
+def warmup_cosine(warmup: float = 0.05, end: float = 0.0, *, start: float = 0.01) -> Schedule:
+    """Return a linear warmup from ``start`` to 1, then a cosine to ``end``.
+
+    Args:
+        warmup: Length of the warmup as a fraction of the run, in [0, 1). For a warmup in steps, epochs or seconds see
+            the ``warmup`` argument of whoever plays the schedule.
+        end: Factor at progress 1, >= 0.
+        start: Factor at progress 0, >= 0. Above 0 by default: at 0 the first update of a run changes nothing.
+
+    >>> warmup_cosine(0.1)
+    Sequential(schedules=(Linear(start=0.01, end=1.0), Cosine(start=1.0, end=0.0, k=1.0)), milestones=(0.1,))
+
+    Equivalent to: transformers' ``get_cosine_schedule_with_warmup`` where ``start`` is 0.
+    """
+    return _after_warmup(warmup, Linear(start, 1.0), (Cosine(end=end),))
+
+
+def warmup_stable_decay(warmup: float = 0.05, decay: float = 0.2, end: float = 0.0, *, start: float = 0.01) -> Schedule:
+    """Return a linear warmup, a constant phase, and a 1-sqrt decay to ``end`` over the last ``decay`` of the run.
+
+    Args:
+        warmup: Length of the warmup as a fraction of the run, in [0, 1).
+        decay: Length of the decay as a fraction of the run, in (0, 1 - warmup).
+        end: Factor at progress 1, >= 0.
+        start: Factor at progress 0, >= 0.
+
+    >>> warmup_stable_decay(0.1, 0.2)(0.5)
+    1.0
+
+    Source: Hägele et al. 2024, https://arxiv.org/abs/2405.18392, section 3.
+    """
+    if not 0.0 < decay < 1.0 - _fraction("warmup", warmup):
+        raise ValueError(f"decay must be in (0, 1 - warmup) with warmup {warmup}, got {decay}")
+    return _after_warmup(warmup, Linear(start, 1.0), (Constant(), OneMinusSqrt(end=end)), (1.0 - decay,))
+
+
+def one_cycle(warmup: float = 0.3, start: float = 1 / 25, end: float = 4e-6) -> Schedule:
+    """Return a cosine up from ``start`` to 1 and a cosine down to ``end``: the 1cycle policy.
+
+    Args:
+        warmup: Fraction of the run on the way up, in [0, 1).
+        start: Factor at progress 0, >= 0.
+        end: Factor at progress 1, >= 0.
+
+    >>> one_cycle()(0.3)
+    1.0
+
+    Equivalent to: ``torch.optim.lr_scheduler.OneCycleLR`` with ``max_lr`` as the optimizer's LR. torch rewrites the
+    base LR to ``max_lr / div_factor``, here it stays the peak; torch ends a step early, its last update is at ``end``.
+    Source: Smith & Topin 2018, https://arxiv.org/abs/1708.07120, with the cosine phases of torch's default.
+    """
+    return _after_warmup(warmup, Cosine(start, 1.0), (Cosine(end=end),))
+
+
+def _blend(start: float, end: float, weight: float) -> float:
+    """Return end + (start - end) * weight, in the form that is exact at weight 0 and 1."""
+    return start * weight + end * (1.0 - weight)
+
+
+def _locate(bounds: Sequence[float], progress: float) -> tuple[int, float]:
+    """Return the index of the part of ``bounds`` that holds ``progress``, and the progress within that part."""
+    index = min(bisect_right(bounds, progress + _ROUNDING), len(bounds) - 1) - 1
+    start, stop = bounds[index], bounds[index + 1]
+    return index, (progress - start) / (stop - start)
+
+
+def _nested_milestones(bounds: Sequence[float], schedules: Sequence[Schedule]) -> tuple[float, ...]:
+    inner = [
+        start + milestone * (stop - start)
+        for start, stop, schedule in zip(bounds[:-1], bounds[1:], schedules, strict=True)
+        for milestone in schedule.all_milestones()
+    ]
+    return tuple(sorted({*bounds[1:-1], *inner}))
+
+
+def _after_warmup(
+    warmup: float, ramp: Schedule, then: tuple[Schedule, ...], milestones: tuple[float, ...] = ()
+) -> Schedule:
+    if _fraction("warmup", warmup) > 0.0:
+        then, milestones = (ramp, *then), (warmup, *milestones)
+    return Sequential(then, milestones) if milestones else then[0]
+
+
+def _fraction(name: str, value: float) -> float:
+    if not 0.0 <= value < 1.0:
+        raise ValueError(f"{name} must be a fraction of the run in [0, 1), got {value!r}")
+    return value
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Schedule):
+        return value.to_dict()
+    return [_plain(item) for item in value] if isinstance(value, tuple) else value
+
+
+def _from_plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return Schedule.from_dict(value)
+    return [_from_plain(item) for item in value] if isinstance(value, list) else value
+
+
+def _subclasses(cls: type[Schedule]) -> list[type[Schedule]]:
+    return [sub for child in cls.__subclasses__() for sub in (child, *_subclasses(child))]
