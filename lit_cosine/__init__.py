@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from lit_cosine.schedules import one_cycle as one_cycle
     from lit_cosine.schedules import warmup_cosine as warmup_cosine
     from lit_cosine.schedules import warmup_stable_decay as warmup_stable_decay
+    from lit_cosine.trainer import lr_scheduler_config as lr_scheduler_config
+    from lit_cosine.trainer import total_steps as total_steps
 
 _ROOMS = {
     "schedules": (
@@ -32,6 +34,7 @@ _ROOMS = {
     ),
     "horizon": "Duration Clock",
     "scheduler": "ScheduleLR",
+    "trainer": "lr_scheduler_config total_steps",
 }
 _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names.split()}
 
