@@ -7,8 +7,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from lit_cosine.data import SyntheticDataModule as SyntheticDataModule
+    from lit_cosine.data import TabularDataModule as TabularDataModule
     from lit_cosine.horizon import Clock as Clock
     from lit_cosine.horizon import Duration as Duration
+    from lit_cosine.model import LitClassifier as LitClassifier
+    from lit_cosine.model import SimpleNN as SimpleNN
     from lit_cosine.scheduler import ScheduleLR as ScheduleLR
     from lit_cosine.schedules import Constant as Constant
     from lit_cosine.schedules import Cosine as Cosine
@@ -34,6 +38,8 @@ _ROOMS = {
     ),
     "horizon": "Duration Clock",
     "scheduler": "ScheduleLR",
+    "data": "TabularDataModule SyntheticDataModule",
+    "model": "SimpleNN LitClassifier",
     "trainer": "lr_scheduler_config total_steps",
 }
 _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names.split()}

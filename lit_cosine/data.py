@@ -1,0 +1,365 @@
+"""Tabular data for classification, held once as tensors and fetched in batches.
+
+Conventions: features are float32 (rows, columns), labels int64 0 … C-1. The rows are shuffled once by ``split_seed``
+into a training part, exactly ``sklearn.model_selection.train_test_split``'s, and a held-out part; the held-out part is
+cut in half into validation and test, so that a model chosen on validation is still tested honestly.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, cast, final
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningDataModule
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+__all__ = ["SyntheticDataModule", "TabularDataModule"]
+
+DATASETS = ("breast_cancer", "digits", "iris", "wine")
+"""scikit-learn's real data sets for classification that are shipped with it, so that nothing is downloaded."""
+
+Batch = tuple[Tensor, Tensor]
+
+
+@final
+class TensorRows(Dataset[Any]):
+    """Rows of tensors of equal length; ``rows[indices]`` fetches a whole batch at once.
+
+    Args:
+        tensors: One tensor, whose rows are items, or several, whose rows together are.
+    """
+
+    def __init__(self, *tensors: Tensor) -> None:
+        self.tensors = tensors
+
+    def __len__(self) -> int:
+        return len(self.tensors[0])
+
+    def __getitem__(self, index: int | Tensor | Sequence[int]) -> Tensor | tuple[Tensor, ...]:
+        fetched = tuple(tensor[index] for tensor in self.tensors)
+        return fetched if len(fetched) > 1 else fetched[0]
+
+    def __getitems__(self, indices: list[int]) -> Tensor | tuple[Tensor, ...]:
+        """Return the batch of ``indices``: one indexing per tensor in place of one per row and a collation."""
+        return self[torch.tensor(indices)]
+
+
+class TabularDataModule(LightningDataModule):
+    """Features and labels as loaders for training, validation, test and prediction.
+
+    Args:
+        dataset: ``(features, labels)`` as arrays, tensors or nested lists, of the shapes (rows, columns) and (rows,);
+            or the name of one of scikit-learn's shipped data sets: ``"digits"``, ``"breast_cancer"``, ``"wine"``,
+            ``"iris"``.
+        batch_size: Rows per batch, from 1 to the length of the training part.
+        test_size: Fraction of the rows that is held out, in (0, 1); half of it is validation, half test.
+        standardize: Whether to scale every feature to mean 0 and variance 1, as measured on the training part alone.
+        split_seed: Seed of the split, an integer >= 0.
+        seed: Seed of the generator that shuffles the training rows anew each epoch, an integer >= 0.
+        num_workers: Processes that load batches, >= 0. 0 is the fastest for data that is in memory.
+
+    Raises:
+        TypeError: If ``dataset`` is neither a name nor a pair.
+        ValueError: If an argument is out of range, at once; if the data cannot be used, when it is loaded, which is
+            before training.
+
+    >>> data = TabularDataModule("iris", batch_size=30)
+    >>> data.num_features, data.num_classes
+    (4, 3)
+    >>> features, labels = next(iter(data.train_dataloader()))
+    >>> features.shape, labels.dtype
+    (torch.Size([30, 4]), torch.int64)
+    """
+
+    def __init__(
+        self,
+        dataset: str | tuple[Any, Any] = "digits",
+        batch_size: int = 64,
+        test_size: float = 0.2,
+        standardize: bool = False,
+        split_seed: int = 42,
+        seed: int = 42,
+        num_workers: int = 0,
+    ) -> None:
+        super().__init__()
+        if isinstance(dataset, str):
+            if dataset not in DATASETS:
+                raise ValueError(f"dataset must be one of {', '.join(DATASETS)}, got {dataset!r}")
+        elif not (isinstance(dataset, (tuple, list)) and len(dataset) == 2):
+            raise TypeError(
+                f"dataset must be (features, labels) or one of {', '.join(DATASETS)}, got {type(dataset).__name__}"
+            )
+        self.batch_size = _check_integer("batch_size", batch_size, 1)
+        self.num_workers = _check_integer("num_workers", num_workers, 0)
+        if isinstance(test_size, bool) or not isinstance(test_size, (int, float)) or not 0.0 < test_size < 1.0:
+            raise ValueError(f"test_size must be a fraction in (0, 1), got {test_size!r}")
+        self.dataset = dataset
+        self.test_size = float(test_size)
+        self.standardize = standardize
+        self.split_seed = _check_integer("split_seed", split_seed, 0)
+        self.seed = _check_integer("seed", seed, 0)
+        self._parts: dict[str, TensorRows] | None = None
+        self._num_classes = 0
+        # one generator for each loader: none draws from the global one
+        self._generators = {part: torch.Generator().manual_seed(self.seed) for part in ("train", "val", "test")}
+
+    def arrays(self) -> tuple[Any, Any]:
+        """Return the features and the labels of all rows, as they come; called once."""
+        if not isinstance(self.dataset, str):
+            return self.dataset[0], self.dataset[1]
+        from sklearn import datasets
+
+        bunch = getattr(datasets, f"load_{self.dataset}")()
+        return bunch.data, bunch.target
+
+    @property
+    def num_features(self) -> int:
+        """Number of feature columns."""
+        return int(self._load()["train"].tensors[0].shape[1])
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes C; the labels are 0 … C-1."""
+        self._load()
+        return self._num_classes
+
+    def setup(self, stage: str | None = None) -> None:
+        """Load, check and split the data, once."""
+        self._load()
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """Return the training part in batches of (features, labels), shuffled anew each epoch."""
+        return self._loader("train", self._load()["train"], shuffle=True)
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        """Return the validation part in batches of (features, labels)."""
+        return self._loader("val", self._load()["val"])
+
+    def test_dataloader(self) -> DataLoader[Any]:
+        """Return the test part in batches of (features, labels)."""
+        return self._loader("test", self._load()["test"])
+
+    def predict_dataloader(self) -> DataLoader[Any]:
+        """Return the test part in batches of features alone, in the order of :meth:`test_dataloader`."""
+        return self._loader("test", TensorRows(self._load()["test"].tensors[0]))
+
+    def _loader(self, part: str, rows: TensorRows, shuffle: bool = False) -> DataLoader[Any]:
+        return DataLoader(
+            rows,
+            batch_size=self.batch_size,
+            shuffle=shuffle,
+            collate_fn=_as_fetched,
+            generator=self._generators[part],
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+        )
+
+    def _load(self) -> dict[str, TensorRows]:
+        if self._parts is None:
+            features, labels = _check_arrays(*self.arrays())
+            order, train = _split(len(labels), self.test_size, self.split_seed)
+            if train < self.batch_size:
+                raise ValueError(
+                    f"batch_size must be at most the {train} rows of the training part, got {self.batch_size}"
+                )
+            features = features[order]
+            if self.standardize:
+                from sklearn.preprocessing import StandardScaler
+
+                features = StandardScaler().fit(features[:train]).transform(features)
+            x = torch.from_numpy(features.astype(np.float32))
+            y = torch.from_numpy(labels[order])
+            self._num_classes = int(y.max()) + 1
+            ends = {"train": train, "val": train + (len(y) - train) // 2, "test": len(y)}
+            # slices of the one tensor, not copies of it
+            starts = [0, *ends.values()]
+            self._parts = {
+                part: TensorRows(x[start:end], y[start:end])
+                for start, (part, end) in zip(starts, ends.items(), strict=False)
+            }
+        return self._parts
+
+
+class SyntheticDataModule(TabularDataModule):
+    """Data from ``sklearn.datasets.make_classification``; as it stands, the article's 1000 rows.
+
+    Args:
+        n_samples: Number of rows, >= 4.
+        n_features: Number of columns.
+        n_informative: Columns that the class depends on.
+        n_redundant: Columns that are linear combinations of the informative ones.
+        n_repeated: Columns that are copies of others.
+        n_classes: Number of classes, >= 2; n_classes * n_clusters_per_class must be at most 2**n_informative.
+        n_clusters_per_class: Clusters of each class.
+        weights: Share of each class; equal where None.
+        flip_y: Fraction of labels drawn at random, in [0, 1].
+        class_sep: Distance between the classes.
+        hypercube: Whether clusters sit on the corners of a hypercube, not of a random polytope.
+        shift: What is added to each feature, a number or one for each; random where None.
+        scale: What each feature is multiplied by, a number or one for each; random where None.
+        shuffle: Whether make_classification shuffles rows and columns.
+        random_state: Seed of the data, an integer >= 0.
+        batch_size: Rows per batch, from 1 to the length of the training part.
+        test_size: Fraction of the rows that is held out, in (0, 1); half of it is validation, half test.
+        standardize: Whether to scale every feature to mean 0 and variance 1, as measured on the training part alone.
+        split_seed: Seed of the split, an integer >= 0.
+        seed: Seed of the generator that shuffles the training rows anew each epoch, an integer >= 0.
+        num_workers: Processes that load batches, >= 0.
+
+    Raises:
+        ValueError: If an argument is out of range or the features cannot hold the classes.
+
+    >>> len(SyntheticDataModule().train_dataloader().dataset)
+    800
+    """
+
+    def __init__(
+        self,
+        n_samples: int = 1000,
+        n_features: int = 20,
+        n_informative: int = 2,
+        n_redundant: int = 2,
+        n_repeated: int = 0,
+        n_classes: int = 2,
+        n_clusters_per_class: int = 2,
+        weights: list[float] | None = None,
+        flip_y: float = 0.01,
+        class_sep: float = 1.0,
+        hypercube: bool = True,
+        shift: float | list[float] | None = 0.0,
+        scale: float | list[float] | None = 1.0,
+        shuffle: bool = True,
+        random_state: int = 42,
+        batch_size: int = 64,
+        test_size: float = 0.2,
+        standardize: bool = False,
+        split_seed: int = 42,
+        seed: int = 42,
+        num_workers: int = 0,
+    ) -> None:
+        super().__init__(((), ()), batch_size, test_size, standardize, split_seed, seed, num_workers)
+        _check_integer("n_samples", n_samples, 4)
+        for name, value, least in (
+            ("n_features", n_features, 1),
+            ("n_informative", n_informative, 1),
+            ("n_redundant", n_redundant, 0),
+            ("n_repeated", n_repeated, 0),
+            ("n_classes", n_classes, 2),
+            ("n_clusters_per_class", n_clusters_per_class, 1),
+            ("random_state", random_state, 0),
+        ):
+            _check_integer(name, value, least)
+        used = n_informative + n_redundant + n_repeated
+        if used > n_features:
+            raise ValueError(
+                f"n_features must be at least n_informative + n_redundant + n_repeated, got {n_features} "
+                f"< {n_informative} + {n_redundant} + {n_repeated} = {used}"
+            )
+        clusters = n_classes * n_clusters_per_class
+        if clusters > 2**n_informative:
+            raise ValueError(
+                f"n_classes * n_clusters_per_class must be at most 2**n_informative, got {n_classes} * "
+                f"{n_clusters_per_class} = {clusters} > 2**{n_informative} = {2**n_informative}: n_informative must be "
+                f"at least {math.ceil(math.log2(clusters))}"
+            )
+        if not 0.0 <= flip_y <= 1.0:
+            raise ValueError(f"flip_y must be a fraction in [0, 1], got {flip_y}")
+        if weights is not None and len(weights) not in (n_classes, n_classes - 1):
+            raise ValueError(f"weights must be {n_classes} numbers, one for each class, got {len(weights)}")
+        for name, numbers in (("shift", shift), ("scale", scale)):
+            if isinstance(numbers, (list, tuple)) and len(numbers) != n_features:
+                raise ValueError(f"{name} must be one number or {n_features}, one for each feature, got {len(numbers)}")
+        self.arguments: dict[str, Any] = {
+            "n_samples": n_samples,
+            "n_features": n_features,
+            "n_informative": n_informative,
+            "n_redundant": n_redundant,
+            "n_repeated": n_repeated,
+            "n_classes": n_classes,
+            "n_clusters_per_class": n_clusters_per_class,
+            "weights": weights,
+            "flip_y": flip_y,
+            "class_sep": class_sep,
+            "hypercube": hypercube,
+            "shift": shift,
+            "scale": scale,
+            "shuffle": shuffle,
+            "random_state": random_state,
+        }
+
+    def arrays(self) -> tuple[Any, Any]:
+        """Return the features and the labels that ``make_classification`` draws."""
+        from sklearn.datasets import make_classification
+
+        return cast("tuple[Any, Any]", make_classification(**self.arguments))
+
+
+def _as_fetched(batch: Any) -> Any:
+    """Return the batch as ``TensorRows.__getitems__`` made it."""
+    return batch
+
+
+def _check_integer(name: str, value: int, least: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise TypeError(f"{name} must be an integer >= {least}, got {value!r}")
+    if value < least:
+        raise ValueError(f"{name} must be an integer >= {least}, got {value}")
+    return int(value)
+
+
+def _split(rows: int, test_size: float, seed: int) -> tuple[NDArray[np.int64], int]:
+    """Return the row numbers, training part first, and the length of the training part."""
+    held_out = math.ceil(rows * test_size)  # as train_test_split rounds
+    if held_out < 2 or held_out >= rows:
+        raise ValueError(
+            f"test_size must hold out at least 2 of the {rows} rows and leave some to train on, got {test_size}"
+        )
+    from sklearn.model_selection import train_test_split
+
+    train, rest = train_test_split(np.arange(rows), test_size=test_size, random_state=seed)
+    return np.concatenate([train, rest]), len(train)
+
+
+def _check_arrays(features: Any, labels: Any) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    """Return features (rows, columns) and labels (rows,) as arrays, or say what is wrong with them."""
+    x, y = _as_array("features", features), _as_array("labels", labels)
+    if x.ndim != 2 or x.shape[1] == 0:
+        raise ValueError(f"features must have the shape (rows, columns), got {x.shape}")
+    if y.ndim != 1:
+        raise ValueError(f"labels must have the shape (rows,), got {y.shape}")
+    if len(x) != len(y):
+        raise ValueError(f"features and labels must have the same number of rows, got {len(x)} and {len(y)}")
+    if len(x) == 0:
+        raise ValueError("features must have at least one row, got none")
+    if x.dtype.kind not in "fiub":
+        raise ValueError(f"features must be numbers, got the dtype {x.dtype}")
+    if not np.isfinite(x).all():
+        row, column = np.argwhere(~np.isfinite(x))[0]
+        raise ValueError(f"features must be finite, got {x[row, column]} in row {row}, column {column}")
+    if y.dtype.kind not in "fiub" or not np.array_equal(y, np.trunc(y)):
+        raise ValueError(f"labels must be integers 0 … C-1, got {_some(y)}")
+    classes = np.unique(y)
+    if not np.array_equal(classes, np.arange(len(classes))):
+        raise ValueError(f"labels must be integers 0 … C-1 without a gap, got {_some(classes)}")
+    if len(classes) < 2:
+        raise ValueError("labels must be of at least 2 classes, got only 0")
+    return x, y.astype(np.int64)
+
+
+def _as_array(name: str, values: Any) -> NDArray[Any]:
+    if isinstance(values, Tensor):
+        return values.detach().cpu().numpy()
+    try:
+        return np.asarray(values)
+    except ValueError as error:
+        raise ValueError(f"{name} must be an array of numbers, got rows of different lengths") from error
+
+
+def _some(values: NDArray[Any]) -> str:
+    shown = ", ".join(repr(value.item()) for value in values[:5])
+    return f"{shown}, …" if len(values) > 5 else shown

@@ -1,0 +1,216 @@
+"""The article's network, and a LightningModule that trains any classifier under a schedule.
+
+Convention: everything that goes into a checkpoint as a hyperparameter is plain data (numbers, strings, dicts), so that
+it loads with ``weights_only=True``.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, cast
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities.types import LRSchedulerConfigType, OptimizerLRSchedulerConfig
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torchmetrics import Metric
+from torchmetrics.classification import MulticlassAccuracy
+
+from lit_cosine.horizon import Duration, OnResize, check_on_resize
+from lit_cosine.schedules import Cosine, Schedule, check_schedule
+from lit_cosine.trainer import Interval, lr_scheduler_config
+
+__all__ = ["LitClassifier", "SimpleNN"]
+
+
+class SimpleNN(nn.Module):
+    """A perceptron with one hidden layer: fc2(relu(fc1(x))).
+
+    Args:
+        in_features: Number of features, >= 1.
+        hidden: Width of the hidden layer, >= 1.
+        classes: Number of classes, >= 1.
+
+    Raises:
+        ValueError: If a size is not an integer >= 1.
+
+    >>> SimpleNN(classes=3)(torch.zeros(5, 20)).shape
+    torch.Size([5, 3])
+    """
+
+    def __init__(self, in_features: int = 20, hidden: int = 50, classes: int = 2) -> None:
+        super().__init__()
+        for name, size in (("in_features", in_features), ("hidden", hidden), ("classes", classes)):
+            if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+                raise ValueError(f"SimpleNN.{name} must be an integer >= 1, got {size!r}")
+        self.fc1 = nn.Linear(in_features, hidden)
+        self.relu = nn.ReLU()
+        self.fc2 = nn.Linear(hidden, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the logits (batch, classes) of ``x`` (batch, in_features)."""
+        return cast("Tensor", self.fc2(self.relu(self.fc1(x))))
+
+
+_SIMPLE_NN = f"{SimpleNN.__module__}.{SimpleNN.__qualname__}"
+
+
+class LitClassifier(LightningModule):
+    """Cross-entropy, accuracy, Adam, and an LR that follows ``schedule`` to the end of the run.
+
+    Logs ``train_loss``, ``train_accuracy``, ``val_loss``, ``val_accuracy``, ``test_loss`` and ``test_accuracy``, each
+    the mean over the rows of an epoch. ``predict_step`` returns class probabilities (batch, classes).
+
+    Args:
+        network: Any module that maps (batch, features) to logits (batch, classes); ``SimpleNN()`` where None.
+        lr: Adam's LR, the peak of the schedule; finite and > 0.
+        schedule: The curve that scales it.
+        interval: ``"epoch"`` to move the LR once an epoch, ``"step"`` once an optimizer step.
+        warmup: A duration such as ``"500step"``, ``"2ep"`` or ``"5%"``.
+        on_resize: What a run of another length does when it is resumed: ``"continue"``, ``"rescale"``, ``"keep"`` or
+            ``"restart"``, see ``Clock.reanchor``.
+
+    A ``SimpleNN`` and the schedule are saved with a checkpoint as plain data: ``load_from_checkpoint(path)`` rebuilds
+    them. Any other network has to be handed in again: ``load_from_checkpoint(path, network=…)``.
+
+    Raises:
+        TypeError: If ``network`` is not a module, ``lr`` not a number or ``schedule`` not a schedule.
+        ValueError: If another argument is out of range; before training, if the network does not fit the data.
+
+    >>> model = LitClassifier(SimpleNN(in_features=4, classes=3), lr=0.1)
+    >>> model(torch.zeros(5, 4)).shape
+    torch.Size([5, 3])
+    >>> model.hparams["network"]["init_args"]
+    {'in_features': 4, 'hidden': 50, 'classes': 3}
+    """
+
+    def __init__(
+        self,
+        network: nn.Module | None = None,
+        lr: float = 0.01,
+        schedule: Schedule = Cosine(),
+        interval: Interval = "epoch",
+        warmup: str | Duration = "0step",
+        on_resize: OnResize = "continue",
+    ) -> None:
+        super().__init__()
+        # load_from_checkpoint hands in what save_hyperparameters wrote below; the annotations name what users write
+        network = _network_from_plain(network) if isinstance(network, dict) else network
+        schedule = Schedule.from_dict(schedule) if isinstance(schedule, dict) else schedule
+        if network is not None and not isinstance(network, nn.Module):
+            raise TypeError(f"network must be a torch.nn.Module, got {network!r}")
+        if isinstance(lr, bool) or not hasattr(lr, "__float__"):
+            raise TypeError(f"lr must be a number, got {lr!r}")
+        if not (math.isfinite(lr) and lr > 0.0):
+            raise ValueError(f"lr must be finite and > 0, got {lr}")
+        check_schedule("schedule", schedule)
+        if interval not in ("epoch", "step"):
+            raise ValueError(f'interval must be "epoch" or "step", got {interval!r}')
+        check_on_resize(on_resize)
+        self.network = SimpleNN() if network is None else network
+        self.lr = float(lr)
+        self.schedule = schedule
+        self.interval: Interval = interval
+        self.warmup = Duration.parse(warmup, "warmup")
+        self.on_resize: OnResize = on_resize
+        self.save_hyperparameters(
+            {
+                "network": _network_to_plain(self.network),
+                "lr": self.lr,
+                "schedule": schedule.to_dict(),
+                "interval": interval,
+                "warmup": str(self.warmup),
+                "on_resize": on_resize,
+            }
+        )
+        # micro: the mean over rows, which needs no number of classes
+        self.train_accuracy = MulticlassAccuracy(average="micro")
+        self.val_accuracy = MulticlassAccuracy(average="micro")
+        self.test_accuracy = MulticlassAccuracy(average="micro")
+
+    def setup(self, stage: str) -> None:
+        """Refuse a network that does not fit the DataModule's features and classes."""
+        datamodule = getattr(self.trainer, "datamodule", None)
+        features, classes = (getattr(datamodule, name, None) for name in ("num_features", "num_classes"))
+        if features is None or classes is None:
+            return  # loaders of the user's own: nothing is known about them
+        modes = [(module, module.training) for module in self.network.modules()]
+        self.network.eval()  # neither dropout's draws nor batch statistics are spent on the question
+        try:
+            with torch.no_grad():
+                logits = self.network(torch.zeros(2, features, device=self.device).type(self.dtype))
+        except RuntimeError as error:
+            raise ValueError(f"network must take features of the shape (batch, {features}): {error}") from error
+        finally:
+            for module, mode in modes:
+                module.training = mode
+        if logits.shape != (2, classes):
+            raise ValueError(
+                f"network must map (batch, {features}) to (batch, {classes}), one output for each of the {classes} "
+                f"classes; it maps (2, {features}) to {tuple(logits.shape)}"
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the logits (batch, classes) of ``x`` (batch, features)."""
+        return cast("Tensor", self.network(x))
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        """Return the loss of one batch of (features, labels)."""
+        return self._step("train", batch, self.train_accuracy)
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        """Measure one batch of (features, labels)."""
+        self._step("val", batch, self.val_accuracy)
+
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        """Measure one batch of (features, labels)."""
+        self._step("test", batch, self.test_accuracy)
+
+    def predict_step(self, batch: Tensor | tuple[Tensor, ...] | list[Tensor], batch_idx: int) -> Tensor:
+        """Return the class probabilities (batch, classes) of features, or of the features of (features, labels)."""
+        features = batch[0] if isinstance(batch, (tuple, list)) else batch
+        return torch.softmax(self(features), dim=-1)
+
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+        """Return Adam and the scheduler that plays ``schedule`` on it."""
+        optimizer = torch.optim.Adam(self.parameters(), lr=self.lr)
+        scheduler = lr_scheduler_config(
+            optimizer,
+            self.schedule,
+            self.trainer,
+            warmup=self.warmup,
+            interval=self.interval,
+            on_resize=self.on_resize,
+        )
+        return {"optimizer": optimizer, "lr_scheduler": cast("LRSchedulerConfigType", scheduler)}
+
+    def _step(self, part: str, batch: tuple[Tensor, Tensor], accuracy: MulticlassAccuracy) -> Tensor:
+        features, labels = batch
+        logits = self(features)
+        loss = cross_entropy(logits, labels)
+        accuracy(logits, labels)
+        measured: dict[str, Metric | Tensor | int | float] = {f"{part}_loss": loss, f"{part}_accuracy": accuracy}
+        self.log_dict(measured, on_step=False, on_epoch=True, batch_size=len(labels))
+        return loss
+
+
+def _network_to_plain(network: nn.Module) -> dict[str, Any]:
+    """Return a SimpleNN as plain data, in the form LightningCLI reads; of any other network the name alone."""
+    if type(network) is SimpleNN:
+        sizes = {
+            "in_features": network.fc1.in_features,
+            "hidden": network.fc1.out_features,
+            "classes": network.fc2.out_features,
+        }
+        return {"class_path": _SIMPLE_NN, "init_args": sizes}
+    return {"class_path": f"{type(network).__module__}.{type(network).__qualname__}"}
+
+
+def _network_from_plain(data: dict[str, Any]) -> SimpleNN:
+    if data.get("class_path") != _SIMPLE_NN:
+        raise ValueError(
+            f"network must be handed in: the checkpoint holds the weights of a {data.get('class_path')}, not how to "
+            "build one; write load_from_checkpoint(path, network=…)"
+        )
+    return SimpleNN(**data["init_args"])

@@ -1,0 +1,220 @@
+import subprocess
+import sys
+
+import pytest
+import torch
+from lightning.pytorch import Trainer, seed_everything
+from torch import nn
+
+from lit_cosine import Cosine, LitClassifier, Restarts, SimpleNN, SyntheticDataModule, TabularDataModule
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    torch.set_num_threads(1)
+
+
+def trainer(path, **arguments):
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
+    return Trainer(**{"max_epochs": 2, "default_root_dir": path, **quiet, **arguments})
+
+
+def small_data(**arguments):
+    return SyntheticDataModule(n_samples=100, batch_size=20, **arguments)
+
+
+def test_simple_nn_is_the_articles():
+    network = SimpleNN()
+    assert [tuple(p.shape) for p in network.parameters()] == [(50, 20), (50,), (2, 50), (2,)]
+    x = torch.randn(4, 20)
+    by_hand = torch.clamp(x @ network.fc1.weight.T + network.fc1.bias, min=0) @ network.fc2.weight.T + network.fc2.bias
+    torch.testing.assert_close(network(x), by_hand)
+    assert isinstance(network.relu, nn.ReLU)
+
+
+@pytest.mark.parametrize("size", [0, -1, 2.0, True])
+def test_sizes_are_integers_from_1(size):
+    with pytest.raises(ValueError, match=f"SimpleNN.hidden must be an integer >= 1, got {size}"):
+        SimpleNN(hidden=size)
+
+
+class LRs(LitClassifier):
+    """Writes down the LR that each update is about to use."""
+
+    def __init__(self, **arguments):
+        super().__init__(**arguments)
+        self.used = []
+
+    def on_before_optimizer_step(self, optimizer):
+        self.used.append(optimizer.param_groups[0]["lr"])
+
+
+@pytest.mark.parametrize(("interval", "every"), [("epoch", 4), ("step", 1)])
+def test_the_lr_is_cosine_annealing_lrs(tmp_path, interval, every):
+    model = LRs(interval=interval)
+    trainer(tmp_path, max_epochs=5).fit(model, small_data())
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.01)
+    beside = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=20 // every)
+    expected = []
+    for _ in range(20 // every):
+        expected += [optimizer.param_groups[0]["lr"]] * every
+        optimizer.step()
+        beside.step()
+    assert model.used == pytest.approx(expected, rel=0, abs=1e-12)
+
+
+def test_losses_and_accuracies_are_those_of_the_rows(tmp_path):
+    data, model = small_data(), LitClassifier()
+    run = trainer(tmp_path)
+    run.fit(model, data)
+    logged = dict(run.callback_metrics)
+    (tested,) = run.test(model, data, verbose=False)
+    x, y = data.val_dataloader().dataset.tensors
+    with torch.no_grad():
+        logits = model(x)
+    assert logged["val_loss"] == pytest.approx(nn.functional.cross_entropy(logits, y).item(), rel=1e-6)
+    assert logged["val_accuracy"] == pytest.approx((logits.argmax(1) == y).float().mean().item())
+    x, y = data.test_dataloader().dataset.tensors
+    with torch.no_grad():
+        logits = model(x)
+    assert tested["test_accuracy"] == pytest.approx((logits.argmax(1) == y).float().mean().item())
+    assert tested["test_loss"] == pytest.approx(nn.functional.cross_entropy(logits, y).item(), rel=1e-6)
+    assert {"train_loss", "train_accuracy"} <= logged.keys()
+    predicted = torch.cat(run.predict(model, data))
+    torch.testing.assert_close(predicted, logits.softmax(1))
+
+
+def test_the_train_loss_of_an_epoch_is_the_mean_over_its_rows(tmp_path):
+    losses = []
+
+    class Losses(LitClassifier):
+        def training_step(self, batch, batch_idx):
+            loss = super().training_step(batch, batch_idx)
+            losses.append(loss.item() * len(batch[1]))
+            return loss
+
+    run = trainer(tmp_path, max_epochs=1)
+    run.fit(Losses(), SyntheticDataModule(n_samples=100, batch_size=30))
+    assert run.callback_metrics["train_loss"] == pytest.approx(sum(losses) / 80, rel=1e-6)
+
+
+def weights(path, seed):
+    seed_everything(seed, verbose=False)
+    model = LitClassifier()
+    run = trainer(path)
+    run.fit(model, small_data())
+    return run.callback_metrics["train_loss"], torch.cat([p.flatten() for p in model.parameters()])
+
+
+def test_same_seed_same_run_another_seed_another(tmp_path):
+    (loss, one), (same_loss, same), (other_loss, other) = (
+        weights(tmp_path / str(i), s) for i, s in enumerate((1, 1, 2))
+    )
+    assert torch.equal(one, same)
+    assert loss == same_loss
+    assert not torch.equal(one, other)
+    assert loss != other_loss
+
+
+def test_learns_the_articles_data(tmp_path):
+    seed_everything(42, verbose=False)
+    model, data = LitClassifier(interval="step"), SyntheticDataModule()
+    run = trainer(tmp_path, max_epochs=3)
+    run.fit(model, data)
+    assert run.test(model, data, verbose=False)[0]["test_accuracy"] >= 0.85
+
+
+FRESH = """
+import sys, torch
+from lit_cosine import LitClassifier
+model = LitClassifier.load_from_checkpoint(sys.argv[1], weights_only=True)
+assert "lit_cosine.data" not in sys.modules
+from lit_cosine import SyntheticDataModule
+x, y = SyntheticDataModule(n_samples=100, n_features=7, n_informative=5, n_classes=3).test_dataloader().dataset.tensors
+print(repr((model(x).argmax(1) == y).float().mean().item()), model.network.fc1, model.schedule, model.warmup)
+"""
+
+
+def test_a_checkpoint_loads_in_a_process_that_never_saw_the_package(tmp_path):
+    data = small_data(n_features=7, n_informative=5, n_classes=3)
+    model = LitClassifier(
+        SimpleNN(7, 11, 3), schedule=Restarts(Cosine(end=0.1), cycles=2), interval="step", warmup="10%"
+    )
+    run = trainer(tmp_path)
+    run.fit(model, data)
+    run.save_checkpoint(tmp_path / "model.ckpt")
+    (tested,) = run.test(model, data, verbose=False)
+    fresh = subprocess.run(
+        [sys.executable, "-c", FRESH, tmp_path / "model.ckpt"], capture_output=True, text=True, check=True, timeout=120
+    )
+    accuracy, rest = fresh.stdout.split(" ", 1)
+    assert float(accuracy) == tested["test_accuracy"]
+    assert rest.strip() == f"{model.network.fc1} {model.schedule} 0.1run"
+
+
+class Deep(nn.Sequential):
+    def __init__(self, width):
+        super().__init__(nn.Linear(20, width), nn.BatchNorm1d(width), nn.Tanh(), nn.Linear(width, 2))
+
+
+def test_any_network_takes_simple_nns_place(tmp_path):
+    run = trainer(tmp_path)
+    model = LitClassifier(Deep(5), lr=0.1)
+    run.fit(model, small_data())
+    run.save_checkpoint(tmp_path / "model.ckpt")
+    with pytest.raises(ValueError, match=r"network must be handed in: .* a test_model.Deep, .*network=…"):
+        LitClassifier.load_from_checkpoint(tmp_path / "model.ckpt", weights_only=True)
+    loaded = LitClassifier.load_from_checkpoint(tmp_path / "model.ckpt", network=Deep(5), weights_only=True)
+    assert loaded.lr == 0.1
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, loaded.state_dict()[name]), name
+
+
+def test_asking_the_network_for_its_width_leaves_it_as_it_was(tmp_path):
+    network = Deep(5)
+    network[1].eval()  # frozen statistics
+    model = LitClassifier(network)
+    model.trainer = run = trainer(tmp_path)
+    run.datamodule = small_data()
+    before = torch.get_rng_state()
+    model.setup("fit")
+    assert [module.training for module in network.modules()] == [True, True, False, True, True]
+    assert torch.equal(network[1].running_mean, torch.zeros(5))
+    assert torch.equal(before, torch.get_rng_state())
+
+
+@pytest.mark.parametrize(
+    ("network", "message"),
+    [
+        (SimpleNN(classes=3), r"network must map \(batch, 20\) to \(batch, 2\), .* it maps \(2, 20\) to \(2, 3\)"),
+        (SimpleNN(in_features=7), r"network must take features of the shape \(batch, 20\): mat1 and mat2 shapes"),
+    ],
+)
+def test_a_network_that_does_not_fit_the_data_is_refused_before_training(tmp_path, network, message):
+    with pytest.raises(ValueError, match=message):
+        trainer(tmp_path).fit(LitClassifier(network), small_data())
+
+
+def test_without_a_datamodule_any_loader_trains(tmp_path):
+    data = TabularDataModule("iris")
+    trainer(tmp_path).fit(LitClassifier(SimpleNN(4, 8, 3)), data.train_dataloader(), data.val_dataloader())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"lr": 0.0}, ValueError, "lr must be finite and > 0, got 0.0"),
+        ({"lr": -0.1}, ValueError, "lr must be finite and > 0, got -0.1"),
+        ({"lr": float("nan")}, ValueError, "lr must be finite and > 0, got nan"),
+        ({"lr": float("inf")}, ValueError, "lr must be finite and > 0, got inf"),
+        ({"lr": "fast"}, TypeError, "lr must be a number, got 'fast'"),
+        ({"network": 3}, TypeError, "network must be a torch.nn.Module, got 3"),
+        ({"schedule": Cosine}, TypeError, "schedule must be a schedule, got the class Cosine"),
+        ({"interval": "batch"}, ValueError, 'interval must be "epoch" or "step", got \'batch\''),
+        ({"warmup": 5}, TypeError, "warmup must name its unit"),
+        ({"on_resize": "stop"}, ValueError, "on_resize must be one of"),
+    ],
+)
+def test_bad_arguments(arguments, error, message):
+    with pytest.raises(error, match=message):
+        LitClassifier(**arguments)
