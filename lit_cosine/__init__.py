@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from lit_cosine.callbacks import LearningRateScheduler as LearningRateScheduler
     from lit_cosine.data import SyntheticDataModule as SyntheticDataModule
     from lit_cosine.data import TabularDataModule as TabularDataModule
     from lit_cosine.horizon import Clock as Clock
@@ -41,6 +42,7 @@ _ROOMS = {
     "data": "TabularDataModule SyntheticDataModule",
     "model": "SimpleNN LitClassifier",
     "trainer": "lr_scheduler_config total_steps",
+    "callbacks": "LearningRateScheduler",
 }
 _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names.split()}
 

@@ -45,6 +45,8 @@ class ScheduleLR(LRScheduler):
         warmup_steps: Length of the warmup, an integer in [0, total_steps).
         on_resize: What a changed ``total_steps`` does to the rest of the run, after ``load_state_dict`` or
             :meth:`resize`: ``"continue"``, ``"rescale"``, ``"keep"`` or ``"restart"``, see ``Clock.reanchor``.
+        key: The entry of the param groups to drive: ``"lr"``, or another number such as ``"weight_decay"``, scaled in
+            the same way.
 
     Raises:
         TypeError: If an argument has the wrong type.
@@ -68,6 +70,8 @@ class ScheduleLR(LRScheduler):
         total_steps: int,
         warmup_steps: int = 0,
         on_resize: OnResize = "continue",
+        *,
+        key: str = "lr",
     ) -> None:
         check_schedule("schedule", schedule)
         check_on_resize(on_resize)
@@ -78,6 +82,7 @@ class ScheduleLR(LRScheduler):
         self.schedule = schedule
         self.total_steps, self.warmup_steps = _check_lengths(total_steps, warmup_steps)
         self.on_resize = on_resize
+        self.key = key
         self.clock = Clock(self.total_steps, self.warmup_steps)
         self._factor = 1.0
         self._written: list[float] = []
@@ -108,12 +113,18 @@ class ScheduleLR(LRScheduler):
 
     def move_to(self, step: float) -> None:
         """Go to ``step`` and write its LR to every group, for runs that are not counted one by one."""
-        if self.last_epoch < 0:  # called by torch's constructor, which has just filled base_lrs
-            self.base_lrs = [float(lr) for lr in self.base_lrs]
+        if self.last_epoch < 0:  # called by torch's constructor, which has filled initial_lr
+            entry = "initial_lr" if self.key == "lr" else self.key
+            self.base_lrs = [float(group[entry]) for group in self.optimizer.param_groups]
         else:
             self._hear()
         self.last_epoch = step  # type: ignore[assignment]
         self._write()
+
+    def join(self) -> None:
+        """Take in param groups that were added since the last step, so that their first update is scheduled too."""
+        if len(self.optimizer.param_groups) > len(self._written):
+            self.move_to(self.last_epoch)
 
     def resize(self, total_steps: int, warmup_steps: int | None = None) -> None:
         """Go on with another ``total_steps`` from where the run is now, as ``on_resize`` says; logs one line.
@@ -167,7 +178,7 @@ class ScheduleLR(LRScheduler):
         self.clock = Clock(*state_dict["clock"])
         groups = self.optimizer.param_groups
         saved = state_dict["base_lrs"][: len(groups)]
-        self.base_lrs = [*saved, *(float(group["lr"]) for group in groups[len(saved) :])]
+        self.base_lrs = [*saved, *(float(group[self.key]) for group in groups[len(saved) :])]
         if self.total_steps != planned:
             self._resize(planned, planned_warmup)
         self._write()
@@ -195,10 +206,9 @@ class ScheduleLR(LRScheduler):
         """Move base LRs along with groups whose LR is not what was last written; take in groups that are new."""
         written, versions = self._written, self._versions
         for index, group in enumerate(self.optimizer.param_groups):
-            lr = group["lr"]
+            lr = group[self.key]
             if index >= len(written):
                 self.base_lrs.append(float(lr))
-                group.setdefault("initial_lr", self.base_lrs[index])
                 written.append(float(lr))
                 versions.append(0)
             elif isinstance(lr, Tensor):
@@ -218,12 +228,12 @@ class ScheduleLR(LRScheduler):
         self._written = written = [float(base_lr) * factor for base_lr in self.base_lrs]
         versions = []
         for group, value in zip(self.optimizer.param_groups, written, strict=False):
-            lr = group["lr"]
+            lr = group[self.key]
             if isinstance(lr, Tensor):
                 lr.fill_(value)
                 versions.append(lr._version)
             else:
-                group["lr"] = value
+                group[self.key] = value
                 versions.append(-1)
         self._versions = versions
 

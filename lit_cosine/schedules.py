@@ -145,7 +145,7 @@ _PLAIN_KEYS = {"class_path", "init_args"}
 def check_schedule(name: str, value: object) -> None:
     """Refuse what is not a schedule; ``name`` is the argument the message names."""
     if isinstance(value, type) and issubclass(value, Schedule):
-        raise TypeError(f"{name} must be a schedule, got the class {value.__name__}: write {value.__name__}(…)")
+        raise TypeError(f"{name} must be a schedule, got the class {value.__name__}: write {value.__name__}()")
     if not isinstance(value, Schedule):
         raise TypeError(f"{name} must be a schedule such as Cosine(end=0.1), got {value!r}")
 

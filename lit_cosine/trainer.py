@@ -8,7 +8,8 @@ before the checkpoint's loop state is restored, so the length is read off a load
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, get_args
@@ -21,7 +22,7 @@ from lit_cosine.horizon import Duration, OnResize
 from lit_cosine.scheduler import ScheduleLR
 from lit_cosine.schedules import Schedule
 
-__all__ = ["Plan", "TrainerLR", "lr_scheduler_config", "plan", "total_steps"]
+__all__ = ["Plan", "TrainerLR", "lr_names", "lr_scheduler_config", "plan", "total_steps"]
 
 Interval = Literal["step", "epoch"]
 Unit = Literal["step", "epoch", "batch", "ms"]
@@ -100,7 +101,7 @@ def lr_scheduler_config(
     """
     if interval not in get_args(Interval):
         raise ValueError(f'interval must be "step" or "epoch", got {interval!r}')
-    scheduler = TrainerLR(optimizer, schedule, trainer, plan(trainer, warmup, interval), on_resize)
+    scheduler = TrainerLR(optimizer, schedule, plan(trainer, warmup, interval), on_resize)
     config: dict[str, Any] = {"scheduler": scheduler, "interval": interval, "frequency": 1}
     return config if name is None else {**config, "name": name}
 
@@ -153,34 +154,48 @@ class TrainerLR(ScheduleLR):
     Args:
         optimizer: Any torch optimizer.
         schedule: The curve.
-        trainer: The Trainer.
-        planned: Unit and length, from :func:`plan`.
+        planned: The Trainer's run, from :func:`plan`.
         on_resize: What a changed length does.
+        key: The entry of the param groups to drive.
     """
 
     def __init__(
-        self, optimizer: Optimizer, schedule: Schedule, trainer: Any, planned: Plan, on_resize: OnResize = "continue"
+        self,
+        optimizer: Optimizer,
+        schedule: Schedule,
+        planned: Plan,
+        on_resize: OnResize = "continue",
+        *,
+        key: str = "lr",
     ) -> None:
         self.unit = planned.unit
         self._run: _Run | None = None  # torch's constructor makes the first step, on nobody's clock
-        super().__init__(optimizer, schedule, planned.total, planned.warmup, on_resize)
+        super().__init__(optimizer, schedule, planned.total, planned.warmup, on_resize, key=key)
         self._run = planned.run
         self._limits = planned.run.limits()
 
     def step(self, epoch: int | None = None) -> None:
         """Move on with the Trainer: by one step or epoch, to the batch it is at, or to the time that has passed."""
         run = self._run
-        if run is None or epoch is not None:
+        if run is None or epoch is not None or not self._catch_up(run):
             super().step(epoch)
-        elif self.unit == "ms":
-            self.move_to(min(run.elapsed_ms(), self.total_steps))
-        elif self.unit == "batch":
-            self.move_to(run.batch_position(self.total_steps))
-        else:
-            super().step()
         if run is not None and self._limits != (limits := run.limits()):
             self._limits = limits
             self._follow(_Run(run.trainer))
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore as ScheduleLR does; progress that is the Trainer's own is read off it again."""
+        super().load_state_dict(state_dict)
+        if self._run is not None:
+            self._catch_up(self._run)
+
+    def _catch_up(self, run: _Run) -> bool:
+        """Go to where the Trainer is, and return True, if that is not counted in calls of ``step()``."""
+        if self.unit == "ms":
+            self.move_to(min(run.elapsed_ms(), self.total_steps))
+        elif self.unit == "batch":
+            self.move_to(run.batch_position(self.total_steps))
+        return self.unit in ("ms", "batch")
 
     def _follow(self, run: _Run) -> None:
         """Plan what is left anew, now that the Trainer's limits are others."""
@@ -298,6 +313,18 @@ class _Run:
         """Return the training time so far, earlier runs of a resumed one included, the same on every rank."""
         elapsed = self.timer.time_elapsed() * 1000
         return float(self.trainer.strategy.broadcast(elapsed) if self.trainer.world_size > 1 else elapsed)
+
+
+def lr_names(optimizers: Sequence[Any], key: str = "lr") -> list[list[str]]:
+    """Return LearningRateMonitor's names for every group of every optimizer: ``lr-Adam``, ``lr-Adam-1/pg2``."""
+    names, seen = [], Counter[str]()
+    for optimizer in optimizers:
+        cls, groups = type(optimizer).__name__, optimizer.param_groups
+        name = f"{key}-{cls}-{seen[cls]}" if seen[cls] else f"{key}-{cls}"
+        seen[cls] += 1
+        suffixes = [group.get("name", f"pg{index}") for index, group in enumerate(groups, start=1)]
+        names.append([f"{name}/{suffix}" for suffix in suffixes] if len(groups) > 1 else [name])
+    return names
 
 
 def _callback_with(trainer: Any, *methods: str) -> Any:
