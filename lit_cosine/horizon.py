@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
-from typing import Literal, final, get_args
+from typing import Literal, SupportsFloat, final, get_args
 
 __all__ = ["Clock", "Duration", "OnResize"]
 
@@ -53,7 +53,7 @@ class Duration:
     unit: str
 
     def __post_init__(self) -> None:
-        if isinstance(self.value, bool) or not hasattr(self.value, "__float__"):
+        if not _is_number(self.value):
             raise TypeError(f"Duration.value must be a number, got {self.value!r}")
         object.__setattr__(self, "value", float(self.value))
         if not (math.isfinite(self.value) and self.value >= 0.0):
@@ -86,7 +86,7 @@ class Duration:
         if isinstance(text, Duration):
             return text
         if not isinstance(text, str):
-            if isinstance(text, bool) or not hasattr(text, "__float__"):
+            if not _is_number(text):
                 raise TypeError(f'{name} must be a duration such as "500step", "5ep", "5%" or "30min", got {text!r}')
             raise TypeError(f"{name} must name its unit, got {text!r}: {_meant(float(text))}")
         match = _NUMBER_AND_UNIT.fullmatch(text)
@@ -110,10 +110,17 @@ class Duration:
         return f"{self.value!r}".removesuffix(".0") + self.unit
 
 
+def _is_number(value: object) -> bool:
+    return isinstance(value, SupportsFloat) and not isinstance(value, bool)
+
+
 def _meant(value: float) -> str:
+    number = f"{value!r}".removesuffix(".0")
+    if value.is_integer():
+        return f'write "{number}step" (or "{number}ep")'
     if 0.0 < value < 1.0:
-        return f'write "{value * 100:g}%" (or "{value:g}run")'
-    return f'write "{value:g}step" (or "{value:g}ep")'
+        return f'write "{value * 100:.15g}%" (or "{number}run")'
+    return f'write "{number}ep"' if math.isfinite(value) else 'write "500step", "5ep", "5%" or "30min"'
 
 
 @final

@@ -16,7 +16,8 @@ import re
 from abc import ABC, abstractmethod
 from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from contextlib import suppress
+from dataclasses import MISSING, dataclass, fields
 from functools import cached_property
 from itertools import accumulate, pairwise
 from typing import Any, final
@@ -70,13 +71,16 @@ class Schedule(ABC):
             progress: Fraction of the run done; values outside [0, 1] are clamped.
 
         Raises:
-            ValueError: If ``progress`` is nan.
+            ValueError: If ``progress`` is nan, or the factor there is negative or not finite.
         """
         if not 0.0 <= progress <= 1.0:
             if math.isnan(progress):
                 raise ValueError(f"progress must be a number, got {progress}")
             progress = 0.0 if progress < 0.0 else 1.0
-        return self.factor(progress)
+        factor = self.factor(progress)
+        if not 0.0 <= factor < math.inf:
+            raise ValueError(f"a factor must be finite and >= 0, got {factor} at progress {progress} from {self!r}")
+        return factor
 
     def sample(self, n: int) -> list[float]:
         """Return the ``n`` factors that a run of ``n`` steps uses, at progress 0/n, 1/n, …, (n-1)/n.
@@ -112,26 +116,29 @@ class Schedule(ABC):
     def from_dict(data: dict[str, Any]) -> Schedule:
         """Return the schedule that :meth:`to_dict` wrote.
 
-        ``class_path`` names a subclass of ``Schedule`` that this process has already defined, by its full path or its
-        last part. Nothing is imported, so plain data from an untrusted checkpoint cannot call anything else.
+        ``class_path`` names a subclass of ``Schedule`` that this process has already defined, by its full path or, if
+        that is unknown, by its last part. Nothing is imported, so plain data from an untrusted checkpoint cannot call
+        anything else.
 
         Raises:
-            ValueError: If ``data`` has another form or names an unknown schedule.
+            ValueError: If ``data`` has another form, names an unknown schedule, or leaves open which of two is meant.
 
         >>> Schedule.from_dict({"class_path": "Cosine", "init_args": {"end": 0.1}})
         Cosine(start=1.0, end=0.1, k=1.0)
         """
         if not isinstance(data, dict) or not isinstance(data.get("class_path"), str) or data.keys() - _PLAIN_KEYS:
             raise ValueError(f"a schedule as plain data has the keys class_path and init_args, got {data!r}")
-        name = data["class_path"].rpartition(".")[2]
-        known = {cls.__name__: cls for cls in _subclasses(Schedule)}  # type: ignore[type-abstract]
-        if name not in known:
-            raise ValueError(f"unknown schedule {name!r}; known are {', '.join(sorted(known))}")
-        init_args: dict[str, Any] = data.get("init_args") or {}
-        unknown = init_args.keys() - {field.name for field in fields(known[name])}  # type: ignore[arg-type]
-        if unknown:
-            raise ValueError(f"{name} has no argument {', '.join(sorted(unknown))}")
-        return known[name](**{key: _from_plain(value) for key, value in init_args.items()})
+        cls = _find_class(data["class_path"])
+        init_args = data.get("init_args") or {}
+        if not isinstance(init_args, dict):
+            raise ValueError(f"init_args of {cls.__name__} must be a dict, got {init_args!r}")
+        arguments = {field.name: field for field in fields(cls)}  # type: ignore[arg-type]
+        if unknown := init_args.keys() - arguments.keys():
+            raise ValueError(f"{cls.__name__} has no argument {', '.join(sorted(unknown))}")
+        required = {name for name, field in arguments.items() if field.default is field.default_factory is MISSING}
+        if missing := required - init_args.keys():
+            raise ValueError(f"{cls.__name__} needs the argument {', '.join(sorted(missing))}")
+        return cls(**{key: _from_plain(value) for key, value in init_args.items()})
 
     def __str__(self) -> str:
         """Return the curve in words, for log lines: ``cosine 1 -> 0.1``."""
@@ -153,9 +160,7 @@ def check_schedule(name: str, value: object) -> None:
 def _set_number(self: Schedule, field: str, *, least: float | None = None, above: float | None = None) -> None:
     """Store ``field`` as a float, or say what is wrong with it."""
     name, value = f"{type(self).__name__}.{field}", getattr(self, field)
-    if isinstance(value, bool) or not hasattr(value, "__float__"):
-        raise TypeError(f"{name} must be a number, got {value!r}")
-    number = float(value)
+    number = _number(name, value)
     if least is not None and not (math.isfinite(number) and number >= least):
         raise ValueError(f"{name} must be finite and >= {least:g}, got {value!r}")
     if above is not None and not (math.isfinite(number) and number > above):
@@ -163,11 +168,23 @@ def _set_number(self: Schedule, field: str, *, least: float | None = None, above
     object.__setattr__(self, field, number)
 
 
+def _number(name: str, value: Any) -> float:
+    if not isinstance(value, bool) and hasattr(value, "__float__"):
+        with suppress(TypeError, ValueError, OverflowError):  # an array, a tensor of several numbers, 10**400
+            return float(value)
+    raise TypeError(f"{name} must be a number, got {value!r}")
+
+
+def _check_power(name: str, base: float, exponent: int) -> None:
+    try:
+        base**exponent
+    except OverflowError:
+        raise ValueError(f"{name} must keep every factor finite, got {base} to the power of {exponent}") from None
+
+
 def _set_milestones(self: Step | Sequential) -> None:
     name, values = f"{type(self).__name__}.milestones", _as_tuple(self, "milestones")
-    if any(isinstance(value, bool) or not hasattr(value, "__float__") for value in values):
-        raise TypeError(f"{name} must be numbers, got {values}")
-    milestones = tuple(float(value) for value in values)
+    milestones = tuple(_number(f"{name}[{index}]", value) for index, value in enumerate(values))
     if not all(0.0 < milestone < 1.0 for milestone in milestones):
         raise ValueError(f"{name} must be progress points in (0, 1), got {milestones}")
     if any(left >= right for left, right in pairwise(milestones)):
@@ -345,6 +362,7 @@ class Step(Schedule):
     def __post_init__(self) -> None:
         _set_number(self, "gamma", least=0.0)
         _set_milestones(self)
+        _check_power("Step.gamma", self.gamma, len(self.milestones))
 
     def factor(self, progress: float) -> float:
         """Return gamma^(number of milestones reached)."""
@@ -490,7 +508,8 @@ class Restarts(Schedule):
             raise ValueError(f"Restarts.cycles must be an integer >= 1, got {self.cycles!r}")
         _set_number(self, "t_mult", above=0.0)
         _set_number(self, "decay", least=0.0)
-        if any(start >= stop for start, stop in pairwise(self._bounds)):
+        _check_power("Restarts.decay", self.decay, self.cycles - 1)
+        if any(stop - start <= _ROUNDING for start, stop in pairwise(self._bounds)):
             raise ValueError(
                 f"Restarts.t_mult must leave every one of {self.cycles} cycles a length, got {self.t_mult}"
             )
@@ -543,7 +562,7 @@ def warmup_stable_decay(warmup: float = 0.05, decay: float = 0.2, end: float = 0
 
     Source: Hägele et al. 2024, https://arxiv.org/abs/2405.18392, section 3.
     """
-    if not 0.0 < decay < 1.0 - _fraction("warmup", warmup):
+    if not 0.0 < _fraction("decay", decay) < 1.0 - _fraction("warmup", warmup):
         raise ValueError(f"decay must be in (0, 1 - warmup) with warmup {warmup}, got {decay}")
     return _after_warmup(warmup, Linear(start, 1.0), (Constant(), OneMinusSqrt(end=end)), (1.0 - decay,))
 
@@ -575,7 +594,9 @@ def _locate(bounds: Sequence[float], progress: float) -> tuple[int, float]:
     """Return the index of the part of ``bounds`` that holds ``progress``, and the progress within that part."""
     index = min(bisect_right(bounds, progress + _ROUNDING), len(bounds) - 1) - 1
     start, stop = bounds[index], bounds[index + 1]
-    return index, (progress - start) / (stop - start)
+    done = progress - start
+    # what rounding left over is no progress: a curve as steep as 1 - sqrt would make 1e-8 of 1e-16
+    return index, 0.0 if done <= _ROUNDING else done / (stop - start)
 
 
 def _nested_milestones(bounds: Sequence[float], schedules: Sequence[Schedule]) -> tuple[float, ...]:
@@ -596,9 +617,10 @@ def _after_warmup(
 
 
 def _fraction(name: str, value: float) -> float:
-    if not 0.0 <= value < 1.0:
+    number = _number(name, value)
+    if not 0.0 <= number < 1.0:
         raise ValueError(f"{name} must be a fraction of the run in [0, 1), got {value!r}")
-    return value
+    return number
 
 
 def _plain(value: Any) -> Any:
@@ -611,6 +633,21 @@ def _from_plain(value: Any) -> Any:
     if isinstance(value, dict):
         return Schedule.from_dict(value)
     return [_from_plain(item) for item in value] if isinstance(value, list) else value
+
+
+def _find_class(class_path: str) -> type[Schedule]:
+    known = {f"{cls.__module__}.{cls.__qualname__}": cls for cls in _subclasses(Schedule)}  # type: ignore[type-abstract]
+    if class_path in known:
+        return known[class_path]
+    name = class_path.rpartition(".")[2]
+    matches = [path for path, cls in known.items() if cls.__name__ == name]
+    if not matches:
+        raise ValueError(
+            f"unknown schedule {name!r}; known are {', '.join(sorted(c.__name__ for c in known.values()))}"
+        )
+    if len(matches) > 1:
+        raise ValueError(f"{class_path!r} could be any of {', '.join(sorted(matches))}; write one of these")
+    return known[matches[0]]
 
 
 def _subclasses(cls: type[Schedule]) -> list[type[Schedule]]:
