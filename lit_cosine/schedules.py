@@ -20,7 +20,7 @@ from contextlib import suppress
 from dataclasses import MISSING, dataclass, fields
 from functools import cached_property
 from itertools import accumulate, pairwise
-from typing import Any, final
+from typing import TYPE_CHECKING, Any
 
 __all__ = [
     "Constant",
@@ -38,6 +38,19 @@ __all__ = [
     "warmup_cosine",
     "warmup_stable_decay",
 ]
+
+if TYPE_CHECKING:
+    from typing import final
+else:
+
+    def final(cls: type) -> type:
+        """Mark ``cls`` as final for type checkers alone.
+
+        ``typing.final`` marks it at run time too, and jsonargparse would then read ``Restarts.schedule``, whose default
+        is a Cosine, as the arguments of the abstract Schedule.
+        """
+        return cls
+
 
 # A nested schedule sees progress that was rescaled, hence rounded: step k of N can land 1e-15 before a milestone that
 # it meets exactly on paper. Milestones this close count as reached; steps of any real run are further apart.
