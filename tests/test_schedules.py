@@ -1,0 +1,560 @@
+"""Schedules against independent witnesses, their properties over random nested ones, and what they refuse."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import math
+import pickle
+from collections.abc import Callable
+from dataclasses import FrozenInstanceError, dataclass, replace
+from fractions import Fraction
+from typing import Any
+
+import hypothesis.strategies as st
+import oracles
+import pytest
+import strategies
+import torch
+import yaml
+from hypothesis import given, settings
+from jsonargparse import ArgumentParser
+from torch.optim import lr_scheduler
+from torch.optim.lr_scheduler import LRScheduler
+
+import lit_cosine
+from lit_cosine.schedules import (
+    Constant,
+    Cosine,
+    Exponential,
+    InverseSqrt,
+    Linear,
+    OneMinusSqrt,
+    Polynomial,
+    Restarts,
+    Schedule,
+    Sequential,
+    Step,
+    one_cycle,
+    warmup_cosine,
+    warmup_stable_decay,
+)
+
+PEAK = 0.3
+
+
+def close(expected: list[float]) -> Any:
+    """Equal to 12 digits; 1e-15 of the peak is what 1 + cos(pi u) loses beside its zero, on both sides."""
+    return pytest.approx(expected, rel=1e-12, abs=1e-15)
+
+
+def torch_lrs(make: Callable[[torch.optim.Optimizer], LRScheduler], steps: int) -> list[float]:
+    """The LR of each of ``steps`` updates, as fractions of the peak."""
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(()))], lr=PEAK)
+    scheduler, lrs = make(optimizer), []
+    for _ in range(steps):
+        lrs.append(float(optimizer.param_groups[0]["lr"]) / PEAK)
+        optimizer.step()
+        scheduler.step()
+    return lrs
+
+
+# --- torch ---
+
+
+@pytest.mark.parametrize("steps", [1, 2, 7, 100, 1000])
+@pytest.mark.parametrize("end", [0.0, 0.1])
+def test_cosine_is_torchs_cosine_annealing(steps: int, end: float) -> None:
+    witness = torch_lrs(lambda o: lr_scheduler.CosineAnnealingLR(o, T_max=steps, eta_min=end * PEAK), steps + 1)
+    curve = Cosine(end=end)
+    # torch's form is a recursion that multiplies the LR: where it nears 0, what it rounded stays in it
+    assert [*curve.sample(steps), curve(1.0)] == pytest.approx(witness, rel=1e-12, abs=1e-14)
+
+
+RESTARTS = list(itertools.product([1, 3, 10, 25], [1, 2, 3], [1, 2, 4], [0.05]))
+
+
+@pytest.mark.parametrize(("t_0", "t_mult", "cycles", "end"), RESTARTS)
+def test_restarts_are_torchs_warm_restarts(t_0: int, t_mult: int, cycles: int, end: float) -> None:
+    steps = sum(t_0 * t_mult**cycle for cycle in range(cycles))
+    witness = torch_lrs(
+        lambda o: lr_scheduler.CosineAnnealingWarmRestarts(o, t_0, T_mult=t_mult, eta_min=end * PEAK), steps
+    )
+    assert Restarts(Cosine(end=end), cycles, t_mult).sample(steps) == close(witness)
+
+
+@pytest.mark.parametrize("t_0", [2, 10, 33])
+@pytest.mark.parametrize("t_mult", [1, 2])
+def test_restarts_are_sgdr_down_to_zero(t_0: int, t_mult: int) -> None:
+    steps = sum(t_0 * t_mult**cycle for cycle in range(4))
+    expected = [oracles.sgdr(k, t_0, t_mult, 0.0, 1.0) for k in range(steps)]
+    assert Restarts(Cosine(), 4, t_mult).sample(steps) == close(expected)
+
+
+@pytest.mark.parametrize("steps", [10, 100, 501])
+@pytest.mark.parametrize("warmup", [0.2, 0.3, 0.5])
+def test_one_cycle_is_torchs(steps: int, warmup: float) -> None:
+    witness = torch_lrs(
+        lambda o: lr_scheduler.OneCycleLR(
+            o, PEAK, total_steps=steps, pct_start=warmup, div_factor=20, final_div_factor=1e3, cycle_momentum=False
+        ),
+        steps,
+    )
+    # torch peaks at step warmup * N - 1 and gives its last update, N - 1, the end: one step less than a run of N
+    curve = one_cycle((warmup * steps - 1) / (steps - 1), start=1 / 20, end=1 / 20e3)
+    assert [*curve.sample(steps - 1), curve(1.0)] == close(witness)
+
+
+def test_one_cycle_defaults_are_torchs() -> None:
+    witness = torch_lrs(lambda o: lr_scheduler.OneCycleLR(o, PEAK, total_steps=10), 10)
+    assert [one_cycle()(0.0), one_cycle()(1.0)] == close([witness[0], witness[-1]])
+    assert one_cycle()(0.3) == 1.0
+
+
+@pytest.mark.parametrize("milestones", [(1,), (30, 60), (33, 66, 99), (7, 8, 9)])
+def test_step_is_torchs_multi_step(milestones: tuple[int, ...]) -> None:
+    witness = torch_lrs(lambda o: lr_scheduler.MultiStepLR(o, milestones, gamma=0.2), 100)
+    curve = Step(0.2, tuple(milestone / 100 for milestone in milestones))
+    assert curve.sample(100) == close(witness)
+    assert curve.sample(100) == close([oracles.multi_step(k, milestones, 0.2) for k in range(100)])
+
+
+@pytest.mark.parametrize("power", [0.5, 1.0, 2.0, 3.7])
+def test_polynomial_is_torchs(power: float) -> None:
+    witness = torch_lrs(lambda o: lr_scheduler.PolynomialLR(o, total_iters=100, power=power), 101)
+    curve = Polynomial(power=power)
+    assert [*curve.sample(100), curve(1.0)] == close(witness)
+
+
+def test_exponential_is_torchs() -> None:
+    witness = torch_lrs(lambda o: lr_scheduler.ExponentialLR(o, gamma=0.01 ** (1 / 100)), 101)
+    assert [*Exponential(end=0.01).sample(100), Exponential(end=0.01)(1.0)] == close(witness)
+
+
+@pytest.mark.parametrize(("start", "end"), [(1.0, 0.0), (0.1, 1.0), (0.25, 0.75)])
+def test_linear_is_torchs(start: float, end: float) -> None:
+    witness = torch_lrs(lambda o: lr_scheduler.LinearLR(o, start, end, total_iters=100), 101)
+    # torch multiplies the LR from step to step: near 0 what it rounded stays in it
+    assert [*Linear(start, end).sample(100), Linear(start, end)(1.0)] == pytest.approx(witness, rel=1e-12, abs=1e-14)
+
+
+def test_constant_is_torchs() -> None:
+    assert Constant(0.3).sample(10) == close(torch_lrs(lambda o: lr_scheduler.ConstantLR(o, 0.3, total_iters=10), 10))
+
+
+def test_sequential_is_torchs() -> None:
+    def make(optimizer: torch.optim.Optimizer) -> LRScheduler:
+        parts: list[LRScheduler] = [
+            lr_scheduler.LinearLR(optimizer, 0.1, 1.0, total_iters=20),
+            lr_scheduler.CosineAnnealingLR(optimizer, T_max=60, eta_min=0.1 * PEAK),
+            lr_scheduler.LinearLR(optimizer, 0.5, 1.0, total_iters=20),
+        ]
+        return lr_scheduler.SequentialLR(optimizer, parts, milestones=[20, 80])
+
+    curve = Sequential((Linear(0.1, 1), Cosine(end=0.1), Linear(0.5, 1)), milestones=(0.2, 0.8))
+    assert curve.sample(100) == close(torch_lrs(make, 100))
+
+
+# --- transformers, nanoGPT, papers ---
+
+
+@pytest.mark.parametrize("warmup", [0, 1, 5, 50, 99])
+def test_warmup_cosine_is_transformers(warmup: int) -> None:
+    expected = [oracles.transformers_cosine(k, warmup, 100) for k in range(101)]
+    curve = warmup_cosine(warmup / 100, start=0.0)
+    assert [*curve.sample(100), curve(1.0)] == close(expected)
+    floored = [oracles.transformers_cosine_min_lr(k, warmup, 100, 0.1) for k in range(100)]
+    assert warmup_cosine(warmup / 100, end=0.1, start=0.0).sample(100) == close(floored)
+
+
+@pytest.mark.parametrize("cycles", [1, 3, 7])
+def test_restarts_after_a_warmup_are_transformers_hard_restarts(cycles: int) -> None:
+    curve = Sequential((Linear(0, 1), Restarts(Cosine(), cycles)), milestones=(0.1,))
+    expected = [oracles.transformers_hard_restarts(k, 10, 100, cycles) for k in range(101)]
+    assert [*curve.sample(100), curve(1.0)] == close(expected)
+
+
+DECAYS: dict[str, Schedule] = {"linear": Linear(end=0.1), "cosine": Cosine(end=0.1), "1-sqrt": OneMinusSqrt(end=0.1)}
+
+
+@pytest.mark.parametrize("shape", DECAYS)
+@pytest.mark.parametrize("lengths", [(10, 70, 20), (5, 90, 5), (1, 1, 98), (30, 60, 10)])
+def test_warmup_stable_decay_is_transformers_wsd(shape: str, lengths: tuple[int, int, int]) -> None:
+    warmup, _, decay = (length / 100 for length in lengths)
+    expected = [oracles.transformers_wsd(k, *lengths, shape, 0.1) for k in range(101)]
+    curve = warmup_stable_decay(warmup, decay, end=0.1, start=0.1)
+    if shape != "1-sqrt":
+        assert isinstance(curve, Sequential)
+        curve = replace(curve, schedules=(*curve.schedules[:-1], DECAYS[shape]))
+    assert [*curve.sample(100), curve(1.0)] == close(expected)
+
+
+def test_a_decay_begins_at_its_peak_where_rounding_puts_a_step_beside_the_milestone() -> None:
+    curve = warmup_stable_decay(0.0, 0.9)
+    assert Fraction(curve.all_milestones()[0]) != Fraction(10 / 100)
+    assert curve(10 / 100) == 1.0
+
+
+@pytest.mark.parametrize("power", [1.0, 2.5])
+def test_polynomial_with_a_floor_is_transformers(power: float) -> None:
+    expected = [oracles.transformers_polynomial(k, 100, PEAK, 0.02, power) for k in range(101)]
+    curve = Polynomial(end=0.02 / PEAK, power=power)
+    assert [*curve.sample(100), curve(1.0)] == close(expected)
+
+
+def test_inverse_sqrt_is_transformers() -> None:
+    assert InverseSqrt(0.05).sample(200) == close([oracles.transformers_inverse_sqrt(k, 10) for k in range(200)])
+
+
+@pytest.mark.parametrize("k", [0.5, 1.0, 3.0])
+def test_cosine_with_k_is_k_decay(k: float) -> None:
+    assert Cosine(end=0.1, k=k).sample(100) == close([oracles.k_decay(step, 100, k, 0.1) for step in range(100)])
+
+
+def test_points_derived_by_hand() -> None:
+    root = math.sqrt(0.5)
+    assert Cosine()(0.25) == pytest.approx((1 + root) / 2, rel=1e-15)
+    assert Cosine(start=2, end=1)(0.75) == pytest.approx(1.5 - root / 2, rel=1e-15)
+    assert Cosine(k=2)(root) == pytest.approx(0.5, rel=1e-15)
+    assert OneMinusSqrt(start=2, end=1)(0.25) == 1.5
+    assert Exponential(start=4, end=0.25)(0.5) == 1.0
+    assert InverseSqrt(timescale=1)(1.0) == pytest.approx(root, rel=1e-15)
+    assert Restarts(Linear(), cycles=2, t_mult=3, decay=0.5).sample(8) == close(
+        [1, 0.5, 0.5, 5 / 12, 4 / 12, 3 / 12, 2 / 12, 1 / 12]
+    )
+
+
+# --- properties of random nested schedules ---
+
+
+@given(strategies.schedules)
+def test_ends_are_those_of_the_fields(schedule: Schedule) -> None:
+    assert schedule(0.0) == strategies.first(schedule)
+    assert schedule(1.0) == pytest.approx(strategies.last(schedule), rel=1e-15, abs=0.0)
+
+
+@given(strategies.schedules, strategies.progresses)
+def test_factors_stay_within_those_of_the_fields(schedule: Schedule, progress: float) -> None:
+    low, high = strategies.extremes(schedule)
+    assert low * (1 - 1e-14) <= schedule(progress) <= high * (1 + 1e-14)
+
+
+@given(strategies.schedules, st.floats(0.0, math.inf, exclude_min=True))
+def test_outside_the_run_the_ends_hold(schedule: Schedule, beyond: float) -> None:
+    assert schedule(-beyond) == schedule(0.0)
+    assert schedule(1.0 + beyond) == schedule(1.0)
+
+
+@given(strategies.schedules)
+def test_curves_are_continuous_from_the_right(schedule: Schedule) -> None:
+    _, high = strategies.extremes(schedule)
+    for milestone in schedule.all_milestones():
+        assert 0.0 < milestone < 1.0
+        assert schedule(milestone + 1e-10) == pytest.approx(schedule(milestone), abs=0.01 * high)
+
+
+@given(strategies.schedules)
+def test_between_milestones_no_curve_jumps(schedule: Schedule) -> None:
+    _, high = strategies.extremes(schedule)
+    bounds = [0.0, *schedule.all_milestones(), 1.0]
+    for start, stop in itertools.pairwise(bounds):
+        middle = (start + stop) / 2
+        assert schedule(middle + 1e-10) == pytest.approx(schedule(middle), abs=0.01 * high)
+
+
+@given(strategies.stairs())
+def test_the_later_schedule_has_the_word_at_every_milestone(stairs: tuple[Schedule, list[float]]) -> None:
+    schedule, expected = stairs
+    assert schedule.sample(len(expected)) == expected
+
+
+@given(strategies.leaves.filter(lambda leaf: not isinstance(leaf, Step)), st.tuples(*[strategies.progresses] * 2))
+def test_leaves_are_monotone(leaf: Schedule, pair: tuple[float, float]) -> None:
+    values = [leaf(0.0), leaf(min(pair)), leaf(max(pair)), leaf(1.0)]
+    rising = leaf(1.0) >= leaf(0.0)
+    slack = 1e-14 * max(values)
+    assert all(right >= left - slack if rising else right <= left + slack for left, right in itertools.pairwise(values))
+
+
+@given(strategies.schedules)
+def test_repr_evaluates_back(schedule: Schedule) -> None:
+    back = eval(repr(schedule), vars(lit_cosine.schedules))
+    assert back == schedule
+    assert hash(back) == hash(schedule)
+    assert back.sample(7) == schedule.sample(7)
+
+
+@given(strategies.schedules)
+def test_copies_are_equal_and_play_the_same(schedule: Schedule) -> None:
+    plays = schedule.sample(7)  # fills what is cached, which must not take part in ==
+    for back in (pickle.loads(pickle.dumps(schedule)), copy.deepcopy(schedule), Schedule.from_dict(schedule.to_dict())):
+        assert back == schedule
+        assert hash(back) == hash(schedule)
+        assert type(back) is type(schedule)
+        assert back.sample(7) == plays
+
+
+@given(strategies.schedules, strategies.schedules)
+def test_equal_means_equal_fields(one: Schedule, other: Schedule) -> None:
+    assert (one == other) == (repr(one).replace("-0.0", "0.0") == repr(other).replace("-0.0", "0.0"))
+
+
+@given(strategies.schedules, st.integers(1, 200))
+def test_a_run_twice_as_long_meets_the_same_factors(schedule: Schedule, steps: int) -> None:
+    assert schedule.sample(2 * steps)[::2] == schedule.sample(steps)
+    assert schedule.sample(steps) == [schedule(k / steps) for k in range(steps)]
+
+
+@given(strategies.schedules)
+def test_plain_data_survives_yaml(schedule: Schedule) -> None:
+    assert Schedule.from_dict(yaml.safe_load(yaml.safe_dump(schedule.to_dict()))) == schedule
+
+
+# --- YAML and the command line ---
+
+
+@pytest.fixture(scope="module")
+def parser() -> ArgumentParser:
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--config", action="config")
+    parser.add_argument("--schedule", type=Schedule)
+    return parser
+
+
+@settings(max_examples=25)
+@given(schedule=strategies.schedules)
+def test_every_schedule_survives_jsonargparse(parser: ArgumentParser, schedule: Schedule) -> None:
+    parsed = parser.parse_object({"schedule": schedule.to_dict()})
+    assert parser.instantiate(parsed).schedule == schedule
+    again = parser.parse_string(parser.dump(parsed))
+    assert parser.instantiate(again).schedule == schedule
+
+
+NESTED = """
+schedule:
+  class_path: lit_cosine.Sequential
+  init_args:
+    schedules:
+    - class_path: Linear
+      init_args: {start: 0.01, end: 1}
+    - class_path: lit_cosine.schedules.Restarts
+      init_args: {schedule: {class_path: Cosine, init_args: {end: 0.1}}, cycles: 2}
+    milestones: [0.1]
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--schedule", "Cosine"], Cosine()),
+        (["--schedule", "lit_cosine.Cosine", "--schedule.end", "0.1"], Cosine(end=0.1)),
+        (["--schedule", "Cosine", "--schedule.end=1e-2", "--schedule.k=2"], Cosine(end=0.01, k=2)),
+        (["--schedule=Restarts", "--schedule.cycles=4", "--schedule.schedule=Linear"], Restarts(Linear(), cycles=4)),
+        (
+            ["--schedule=Restarts", "--schedule.schedule=Cosine", "--schedule.schedule.end=0.5"],
+            Restarts(Cosine(end=0.5)),
+        ),
+        (["--schedule=Step", "--schedule.milestones=[0.2,0.4]", "--schedule.gamma=0.5"], Step(0.5, (0.2, 0.4))),
+        (
+            ["--config", NESTED],
+            Sequential((Linear(0.01, 1), Restarts(Cosine(end=0.1), cycles=2)), milestones=(0.1,)),
+        ),
+    ],
+)
+def test_schedules_on_the_command_line(parser: ArgumentParser, arguments: list[str], expected: Schedule) -> None:
+    assert parser.instantiate(parser.parse_args(arguments)).schedule == expected
+
+
+# --- a schedule of one's own ---
+
+
+@dataclass(frozen=True)
+class Square(Schedule):
+    end: float = 0.0
+
+    def factor(self, progress: float) -> float:
+        return 1 - (1 - self.end) * progress**2
+
+
+def test_ones_own_schedule_nests_and_comes_back() -> None:
+    nested = Restarts(Square(end=0.5), cycles=2)
+    assert nested.sample(4) == [1.0, 0.875, 1.0, 0.875]
+    assert Schedule.from_dict(nested.to_dict()) == nested
+    assert Schedule.from_dict({"class_path": "Square"}) == Square()
+
+
+def test_plain_data_means_the_class_of_its_full_path() -> None:
+    other = type("Cosine", (Square,), {"__module__": "somewhere.else", "__qualname__": "Cosine"})
+    assert type(Schedule.from_dict(Cosine().to_dict())) is Cosine
+    assert type(Schedule.from_dict(other().to_dict())) is other
+    with pytest.raises(ValueError, match=r"could be any of lit_cosine.schedules.Cosine, somewhere.else.Cosine"):
+        Schedule.from_dict({"class_path": "Cosine"})
+
+
+@pytest.mark.parametrize("value", [-0.1, math.nan, math.inf])
+def test_a_factor_that_cannot_be_played_is_refused(value: float) -> None:
+    @dataclass(frozen=True)
+    class Odd(Schedule):
+        def factor(self, progress: float) -> float:
+            return value
+
+    with pytest.raises(ValueError, match=r"a factor must be finite and >= 0, got .* at progress 0.5 from .*Odd\(\)"):
+        Odd()(0.5)
+
+
+# --- refused ---
+
+NUMBERS = [
+    (cls, field) for cls in (Linear, Cosine, Polynomial, Exponential, OneMinusSqrt) for field in ("start", "end")
+] + [(Constant, "value"), (Step, "gamma"), (Restarts, "decay")]
+EXPONENTS = [(Cosine, "k"), (Polynomial, "power"), (InverseSqrt, "timescale"), (Restarts, "t_mult")]
+
+
+@pytest.mark.parametrize(("cls", "field"), NUMBERS)
+@pytest.mark.parametrize("value", [-0.1, math.nan, math.inf, -math.inf])
+def test_factors_must_be_finite_and_not_negative(cls: Any, field: str, value: float) -> None:
+    rule = "> 0" if cls is Exponential else ">= 0"
+    with pytest.raises(ValueError, match=rf"^{cls.__name__}.{field} must be finite and {rule}, got {value}$"):
+        cls(**{field: value})
+
+
+@pytest.mark.parametrize(("cls", "field"), EXPONENTS)
+@pytest.mark.parametrize("value", [0, -1.0, math.nan, math.inf])
+def test_exponents_must_be_above_zero(cls: Any, field: str, value: float) -> None:
+    with pytest.raises(ValueError, match=rf"^{cls.__name__}.{field} must be finite and > 0, got {value}$"):
+        cls(**{field: value})
+
+
+@pytest.mark.parametrize("field", ["start", "end"])
+def test_an_exponential_never_reaches_zero(field: str) -> None:
+    with pytest.raises(ValueError, match=rf"^Exponential.{field} must be finite and > 0, got 0.0$"):
+        Exponential(**{field: 0.0})
+
+
+@pytest.mark.parametrize(("cls", "field"), [*NUMBERS, *EXPONENTS])
+@pytest.mark.parametrize("value", ["0.1", None, True, 1j, 10**400, torch.zeros(2)])
+def test_what_is_no_number_is_refused(cls: Any, field: str, value: object) -> None:
+    with pytest.raises(TypeError, match=rf"^{cls.__name__}.{field} must be a number, got "):
+        cls(**{field: value})
+
+
+@pytest.mark.parametrize("make", [lambda m: Step(0.1, m), lambda m: Sequential((Cosine(),) * (len(m) + 1), m)])
+@pytest.mark.parametrize(
+    ("milestones", "rule"),
+    [
+        ((0.5, 0.2), r"must rise, got \(0.5, 0.2\)"),
+        ((0.5, 0.5), r"must rise, got \(0.5, 0.5\)"),
+        ((0.0,), r"must be progress points in \(0, 1\), got \(0.0,\)"),
+        ((1.0,), r"must be progress points in \(0, 1\), got \(1.0,\)"),
+        ((-0.5,), r"must be progress points in \(0, 1\)"),
+        ((30,), r"must be progress points in \(0, 1\), got \(30.0,\)"),
+        ((math.nan,), r"must be progress points in \(0, 1\)"),
+    ],
+)
+def test_milestones_must_rise_within_the_run(make: Callable[[Any], Schedule], milestones: Any, rule: str) -> None:
+    with pytest.raises(ValueError, match=rf"^(Step|Sequential).milestones {rule}"):
+        make(milestones)
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_sequential_wants_one_milestone_fewer_than_schedules(count: int) -> None:
+    milestones = tuple((index + 1) / 10 for index in range(count))
+    with pytest.raises(
+        ValueError, match=rf"^Sequential.milestones must be one fewer than its 3 schedules, got {count}"
+    ):
+        Sequential((Cosine(),) * 3, milestones)
+
+
+def test_sequential_wants_schedules() -> None:
+    with pytest.raises(ValueError, match=r"^Sequential.schedules must hold at least one schedule, got none$"):
+        Sequential((), ())
+    with pytest.raises(
+        TypeError, match=r"^Sequential.schedules\[1\] must be a schedule, got the class Cosine: write Cos"
+    ):
+        Sequential((Linear(), Cosine), (0.5,))  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"^Sequential.schedules must be a tuple, got Cosine"):
+        Sequential(Cosine(), ())  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"^Step.milestones must be a tuple, got '0.5'"):
+        Step(milestones="0.5")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"^Step.milestones\[0\] must be a number, got '0.5'"):
+        Step(milestones=("0.5",))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("cycles", [0, -1, 2.0, True, "3", None])
+def test_cycles_must_be_an_integer_from_one(cycles: Any) -> None:
+    with pytest.raises(ValueError, match=r"^Restarts.cycles must be an integer >= 1, got "):
+        Restarts(cycles=cycles)
+
+
+def test_every_cycle_must_have_a_length() -> None:
+    with pytest.raises(ValueError, match=r"^Restarts.t_mult must leave every one of 3 cycles a length, got 1e\+200$"):
+        Restarts(cycles=3, t_mult=1e200)
+    with pytest.raises(ValueError, match=r"^Restarts.t_mult must leave every one of 9 cycles a length, got 0.01$"):
+        Restarts(cycles=9, t_mult=0.01)
+
+
+def test_restarts_want_a_schedule() -> None:
+    with pytest.raises(TypeError, match=r"^Restarts.schedule must be a schedule, got the class Cosine: write Cosine\("):
+        Restarts(Cosine)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"^Restarts.schedule must be a schedule such as Cosine\(end=0.1\), got 3$"):
+        Restarts(3)  # type: ignore[arg-type]
+
+
+def test_powers_must_not_overflow() -> None:
+    with pytest.raises(ValueError, match=r"^Step.gamma must keep every factor finite, got 1e\+200 to the power of 2$"):
+        Step(gamma=1e200)
+    with pytest.raises(ValueError, match=r"^Restarts.decay must keep every factor finite, got 1e\+200 to the power of"):
+        Restarts(decay=1e200)
+
+
+@pytest.mark.parametrize("preset", [warmup_cosine, warmup_stable_decay, one_cycle])
+@pytest.mark.parametrize("warmup", [-0.1, 1.0, 500, math.nan])
+def test_presets_want_a_warmup_within_the_run(preset: Any, warmup: float) -> None:
+    with pytest.raises(ValueError, match=rf"^warmup must be a fraction of the run in \[0, 1\), got {warmup}$"):
+        preset(warmup)
+    with pytest.raises(TypeError, match=r"^warmup must be a number, got '5%'$"):
+        preset("5%")
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.9, 0.95])
+def test_a_decay_must_fit_after_its_warmup(decay: float) -> None:
+    with pytest.raises(ValueError, match=rf"^decay must be in \(0, 1 - warmup\) with warmup 0.1, got {decay}$"):
+        warmup_stable_decay(0.1, decay)
+
+
+def test_progress_must_be_a_number() -> None:
+    with pytest.raises(ValueError, match=r"^progress must be a number, got nan$"):
+        Cosine()(math.nan)
+
+
+@pytest.mark.parametrize("n", [0, -1, 2.0, True])
+def test_a_sample_has_a_whole_number_of_steps(n: Any) -> None:
+    with pytest.raises(ValueError, match=r"^n must be an integer >= 1, got "):
+        Cosine().sample(n)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ("Cosine", "a schedule as plain data has the keys class_path and init_args, got 'Cosine'"),
+        ({"end": 0.1}, "a schedule as plain data has the keys class_path and init_args, got "),
+        ({"class_path": "Cosine", "dict_kwargs": {}}, "has the keys class_path and init_args"),
+        ({"class_path": "os.system"}, "unknown schedule 'system'; known are Constant, Cosine, "),
+        ({"class_path": "Cosine", "init_args": [1]}, r"init_args of Cosine must be a dict, got \[1\]"),
+        ({"class_path": "Cosine", "init_args": {"floor": 1}}, "Cosine has no argument floor"),
+        ({"class_path": "Sequential", "init_args": {"schedules": []}}, "Sequential needs the argument milestones"),
+    ],
+)
+def test_plain_data_that_is_no_schedule_is_refused(data: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Schedule.from_dict(data)
+
+
+def test_schedules_cannot_be_changed() -> None:
+    with pytest.raises(FrozenInstanceError):
+        Cosine().end = 0.5  # type: ignore[misc]
+
+
+def test_words_for_log_lines() -> None:
+    assert str(Cosine(end=0.1)) == "cosine 1 -> 0.1"
+    assert str(OneMinusSqrt()) == "one-minus-sqrt 1 -> 0"
