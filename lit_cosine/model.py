@@ -39,7 +39,7 @@ class SimpleNN(nn.Module):
     torch.Size([5, 3])
     """
 
-    def __init__(self, in_features: int = 20, hidden: int = 50, classes: int = 2) -> None:
+    def __init__(self, in_features: int = 20, hidden: int = 64, classes: int = 2) -> None:
         super().__init__()
         for name, size in (("in_features", in_features), ("hidden", hidden), ("classes", classes)):
             if isinstance(size, bool) or not isinstance(size, int) or size < 1:
@@ -82,7 +82,7 @@ class LitClassifier(LightningModule):
     >>> model(torch.zeros(5, 4)).shape
     torch.Size([5, 3])
     >>> model.hparams["network"]["init_args"]
-    {'in_features': 4, 'hidden': 50, 'classes': 3}
+    {'in_features': 4, 'hidden': 64, 'classes': 3}
     """
 
     def __init__(

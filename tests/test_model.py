@@ -25,7 +25,7 @@ def small_data(**arguments):
 
 def test_simple_nn_is_the_articles():
     network = SimpleNN()
-    assert [tuple(p.shape) for p in network.parameters()] == [(50, 20), (50,), (2, 50), (2,)]
+    assert [tuple(p.shape) for p in network.parameters()] == [(64, 20), (64,), (2, 64), (2,)]
     x = torch.randn(4, 20)
     by_hand = torch.clamp(x @ network.fc1.weight.T + network.fc1.bias, min=0) @ network.fc2.weight.T + network.fc2.bias
     torch.testing.assert_close(network(x), by_hand)
