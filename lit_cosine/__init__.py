@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from lit_cosine.horizon import Duration as Duration
     from lit_cosine.model import LitClassifier as LitClassifier
     from lit_cosine.model import SimpleNN as SimpleNN
+    from lit_cosine.monitors import LearningRateLogger as LearningRateLogger
+    from lit_cosine.monitors import TrainingCurves as TrainingCurves
     from lit_cosine.scheduler import ScheduleLR as ScheduleLR
     from lit_cosine.schedules import Constant as Constant
     from lit_cosine.schedules import Cosine as Cosine
@@ -41,6 +43,7 @@ _ROOMS = {
     "scheduler": "ScheduleLR",
     "data": "TabularDataModule SyntheticDataModule",
     "model": "SimpleNN LitClassifier",
+    "monitors": "LearningRateLogger TrainingCurves",
     "trainer": "lr_scheduler_config total_steps",
     "callbacks": "LearningRateScheduler",
 }

@@ -315,15 +315,27 @@ class _Run:
         return float(self.trainer.strategy.broadcast(elapsed) if self.trainer.world_size > 1 else elapsed)
 
 
-def lr_names(optimizers: Sequence[Any], key: str = "lr") -> list[list[str]]:
-    """Return LearningRateMonitor's names for every group of every optimizer: ``lr-Adam``, ``lr-Adam-1/pg2``."""
+def lr_names(optimizers: Sequence[Any], key: str = "lr", configs: Sequence[Any] = ()) -> list[list[str]]:
+    """Return LearningRateMonitor's names for every group of every optimizer: ``lr-Adam``, ``lr-Adam-1/pg2``.
+
+    Args:
+        optimizers: The Trainer's.
+        key: What is named.
+        configs: The Trainer's ``lr_scheduler_configs``; a ``name`` of theirs takes the place of ``lr-<class>``.
+    """
+    given = {id(config.scheduler.optimizer): config.name for config in reversed(configs) if config.name}
     names, seen = [], Counter[str]()
     for optimizer in optimizers:
         cls, groups = type(optimizer).__name__, optimizer.param_groups
-        name = f"{key}-{cls}-{seen[cls]}" if seen[cls] else f"{key}-{cls}"
-        seen[cls] += 1
+        name = given.get(id(optimizer))
+        if name is None:
+            name = f"{key}-{cls}-{seen[cls]}" if seen[cls] else f"{key}-{cls}"
+            seen[cls] += 1
         suffixes = [group.get("name", f"pg{index}") for index, group in enumerate(groups, start=1)]
-        names.append([f"{name}/{suffix}" for suffix in suffixes] if len(groups) > 1 else [name])
+        if len(groups) == 1 and "name" not in groups[0]:
+            names.append([name])
+        else:
+            names.append([f"{name}/{suffix}" for suffix in suffixes])
     return names
 
 

@@ -1,0 +1,271 @@
+"""Callbacks that watch a training and change nothing: the LR written down, the curves drawn, the epochs printed.
+
+Convention: point s of an LR curve is the LR that update s used, counted from 0; the last point, after the final update,
+is the LR that the next one would have used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback
+from matplotlib.figure import Figure
+from torch import Tensor
+from torch.optim import Optimizer
+
+from lit_cosine.plots import pixels, training_curves
+from lit_cosine.updates import UsedLRs
+
+__all__ = ["EpochLine", "LearningRateLogger", "TrainingCurves"]
+
+Curve = tuple[list[int], list[float]]
+"""Steps and values."""
+
+_BUFFER = 1000
+"""Updates after which the buffer is written although the epoch is not over."""
+
+
+class _Listener(Callback):
+    """A callback that has the used LRs recorded during a fit."""
+
+    def __init__(self) -> None:
+        self._used = UsedLRs(self)
+
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Begin a new record."""
+        if stage == "fit":
+            self._used.detach()
+            self._used = UsedLRs(self)
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        """Begin to listen to the optimizers."""
+        self._used.attach(trainer)
+
+    def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Optimizer) -> None:
+        """Read the LRs."""
+        self._used.read(optimizer)
+
+
+class LearningRateLogger(_Listener):
+    """Writes every group's LR at every optimizer step to the Trainer's loggers, the last value included.
+
+    Point s is the LR that update s really used, whoever set it; under accumulation there is one point for each update.
+    The tags are LearningRateMonitor's: ``lr-<optimizer class>`` or the scheduler's name, with ``/pg1``, ``/pg2``, …
+    where an optimizer has several groups. A group that joins later gets a tag of its own and renames none.
+
+    Points are written in bundles: at the end of an epoch, of 1000 updates and of the run, with every checkpoint, and
+    when training is interrupted.
+
+    >>> import lightning.pytorch as pl
+    >>> trainer = pl.Trainer(callbacks=[LearningRateLogger()], accelerator="cpu", logger=False)
+    """
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the number of updates made and the tags, as plain data."""
+        return {"done": list(self._used.done), "tags": [list(tags) for tags in self._used.tags]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on with the numbers and the tags of the run that is resumed."""
+        self._used.done, self._used.tags = list(state_dict["done"]), [list(tags) for tags in state_dict["tags"]]
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Write a full buffer."""
+        if len(self._used.updates) >= _BUFFER:
+            self._write(trainer)
+
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        """Write the epoch's LRs."""
+        self._write(trainer)
+
+    def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        """Write what the checkpoint counts as done."""
+        self._write(trainer)
+
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        """Write the rest and the LRs after the final update."""
+        self._used.add_last()
+        self._write(trainer)
+        self._used.detach()
+
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        """Write the rest."""
+        self._write(trainer)
+        self._used.detach()
+
+    def _write(self, trainer: Any) -> None:
+        for step, lrs in self._used.take():
+            for logger in trainer.loggers:
+                logger.log_metrics(lrs, step=step)
+
+
+class TrainingCurves(_Listener):
+    """Draws the LR and the losses over the run: a PNG beside the logs and an image in TensorBoard.
+
+    Drawn when training ends, also by an interruption. Works with any LightningModule whose ``training_step`` returns
+    its loss. A file of that name that is already there is left alone, the new one gets a number.
+
+    Args:
+        monitor: The validation loss, under the name it is logged by.
+        filename: Name of the PNG, inside the logger's folder, or in ``default_root_dir`` where there is no logger.
+
+    After training, ``figure`` is the matplotlib figure and ``path`` where its PNG is; before, they are None.
+
+    >>> TrainingCurves(filename="curves.png").path is None
+    True
+    """
+
+    def __init__(self, monitor: str = "val_loss", filename: str = "training_curves.png") -> None:
+        super().__init__()
+        self.monitor = monitor
+        self.filename = filename
+        self.path: Path | None = None
+        self.figure: Figure | None = None
+        self._clear()
+
+    def _clear(self) -> None:
+        self._lrs: dict[str, Curve] = {}
+        self._losses: dict[str, Curve] = {name: ([], []) for name in ("training", "training, epoch mean", "validation")}
+        self._epoch_ends: dict[int, int] = {}
+        self._window: list[Tensor] = []
+        self._pending: list[Tensor] = []
+        self._epoch_begins = 0
+        self._folder = Path()
+
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Begin new curves."""
+        super().setup(trainer, pl_module, stage)
+        if stage == "fit":
+            self._clear()
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        """Begin to listen to the optimizers."""
+        super().on_train_start(trainer, pl_module)
+        self._folder = Path(trainer.log_dir or trainer.default_root_dir)  # asks all ranks: not to be left to the end
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Keep the loss; the batches that are accumulated into one update make one point."""
+        loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
+        if isinstance(loss, Tensor):
+            # Lightning hands the loss over divided by the length of the window
+            self._window.append(loss.detach() * trainer.accumulate_grad_batches)
+        if not self._used.updates:
+            return
+        if self._window:
+            self._losses["training"][0].append(self._used.updates[-1][1])
+            self._pending.append(torch.stack(self._window).mean())
+            self._window.clear()
+        _extend(self._lrs, self._used.take())
+        if len(self._pending) >= _BUFFER:
+            self._fetch()
+
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        """Take the mean of the epoch's losses."""
+        self._fetch()
+        done = max(self._used.done, default=0)
+        self._epoch_ends[trainer.current_epoch + 1] = done
+        losses = self._losses["training"][1][self._epoch_begins :]
+        if losses:
+            _append(self._losses["training, epoch mean"], done, sum(losses) / len(losses))
+            self._epoch_begins += len(losses)
+
+    def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+        """Keep the validation loss."""
+        value = trainer.callback_metrics.get(self.monitor)
+        if value is not None and not trainer.sanity_checking and trainer.state.fn == "fit":
+            _append(self._losses["validation"], max(self._used.done, default=0), float(value))
+
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        """Draw."""
+        self._used.add_last()
+        self._draw(trainer)
+
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        """Draw what there is."""
+        self._draw(trainer)
+
+    def _fetch(self) -> None:
+        """Bring the pending losses to the CPU, all at once."""
+        if self._pending:
+            self._losses["training"][1].extend(torch.stack(self._pending).tolist())
+            self._pending.clear()
+
+    def _draw(self, trainer: Any) -> None:
+        self._used.detach()
+        self._fetch()
+        _extend(self._lrs, self._used.take())
+        if not self._lrs or not trainer.is_global_zero or trainer.fast_dev_run:
+            return
+        self.figure = training_curves(
+            self._lrs, {name: curve for name, curve in self._losses.items() if curve[0]}, self._epoch_ends
+        )
+        self.path = _new_file(self._folder / self.filename)
+        self.figure.savefig(self.path)
+        for logger in trainer.loggers:
+            if hasattr(logger.experiment, "add_image"):
+                logger.experiment.add_image(
+                    "training_curves", pixels(self.figure), max(self._used.done), dataformats="HWC"
+                )
+
+
+class EpochLine(Callback):
+    """Prints a line for every epoch in the article's form: ``Epoch 1/10, Loss: 0.3937, LR: 0.00975528``.
+
+    The LR is the one after the epoch, with which the next would begin; the first group's.
+
+    Args:
+        monitor: The training loss, under the name it is logged by.
+    """
+
+    def __init__(self, monitor: str = "train_loss") -> None:
+        self.monitor = monitor
+        self._epoch: int | None = None
+
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        """Keep the epoch in mind: its scheduler is only stepped after this hook."""
+        self._epoch = trainer.current_epoch
+
+    def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+        """Print the epoch before."""
+        self._print(trainer)
+
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        """Print the last epoch."""
+        self._print(trainer)
+
+    def _print(self, trainer: Any) -> None:
+        if self._epoch is None:
+            return
+        parts = [f"Epoch {self._epoch + 1}" + (f"/{trainer.max_epochs}" if trainer.max_epochs > 0 else "")]
+        if self.monitor in trainer.callback_metrics:
+            parts.append(f"Loss: {float(trainer.callback_metrics[self.monitor]):.4f}")
+        if trainer.optimizers:
+            parts.append(f"LR: {float(trainer.optimizers[0].param_groups[0]['lr']):.8f}")
+        trainer.print(", ".join(parts))
+        self._epoch = None
+
+
+def _append(curve: Curve, step: int, value: float) -> None:
+    curve[0].append(step)
+    curve[1].append(value)
+
+
+def _extend(curves: dict[str, Curve], points: Iterator[tuple[int, dict[str, float]]]) -> None:
+    for step, values in points:
+        for name, value in values.items():
+            _append(curves.setdefault(name, ([], [])), step, value)
+
+
+def _new_file(path: Path) -> Path:
+    """Return ``path``, or the next numbered name if there is such a file, as an empty file of one's own."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for number in count():
+        new = path.with_stem(f"{path.stem}-{number}") if number else path
+        with suppress(FileExistsError):
+            new.touch(exist_ok=False)
+            break
+    return new

@@ -1,0 +1,63 @@
+"""Curves as matplotlib figures.
+
+Convention: a function takes plain numbers and returns a ``Figure`` of its own, outside pyplot: nothing global is
+touched, no window opens, and whoever called saves it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+__all__ = ["pixels", "training_curves"]
+
+Points = tuple[Sequence[float], Sequence[float]]
+
+
+def training_curves(lrs: Mapping[str, Points], losses: Mapping[str, Points], epoch_ends: Mapping[int, int]) -> Figure:
+    """Return the article's two panels: the LR and the losses, over optimizer steps, with the epochs along the top.
+
+    Args:
+        lrs: For each curve its name and (steps, LRs); LRs hold until the next step.
+        losses: For each curve its name and (steps, losses). Curves of few points are drawn with markers.
+        epoch_ends: For each epoch, counted from 1, the steps done at its end.
+
+    >>> figure = training_curves({"lr-Adam": ([0, 1], [0.1, 0.05])}, {"train": ([0, 1], [2.0, 1.0])}, {1: 2})
+    >>> [axes.get_ylabel() for axes in figure.axes]
+    ['learning rate', 'loss']
+    """
+    figure = Figure(figsize=(12, 4.5), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for name, (steps, values) in lrs.items():
+        left.step(steps, values, where="post", label=name)
+    for name, (steps, values) in losses.items():
+        few = len(steps) <= 50
+        right.plot(steps, values, marker="o" if few else "", markersize=4, linewidth=1.5 if few else 0.8, label=name)
+    _label(left, "Learning rate", "learning rate", epoch_ends)
+    _label(right, "Loss", "loss", epoch_ends)
+    return figure
+
+
+def pixels(figure: Figure) -> NDArray[np.uint8]:
+    """Return the figure as an image of the shape (height, width, 4)."""
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()  # type: ignore[no-untyped-call]
+    return np.asarray(canvas.buffer_rgba())  # type: ignore[no-untyped-call]
+
+
+def _label(axes: Any, title: str, ylabel: str, epoch_ends: Mapping[int, int]) -> None:
+    axes.set(title=title, xlabel="optimizer step", ylabel=ylabel)
+    axes.grid(alpha=0.3)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend()
+    if epoch_ends:
+        every = -(-len(epoch_ends) // 10)  # at most ten ticks
+        shown = list(epoch_ends)[every - 1 :: every]
+        top = axes.secondary_xaxis("top")
+        top.set_xticks([epoch_ends[epoch] for epoch in shown], labels=[str(epoch) for epoch in shown])
+        top.set_xlabel("epoch")

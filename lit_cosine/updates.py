@@ -1,0 +1,102 @@
+"""The LRs that each optimizer update really used.
+
+Convention: update s of an optimizer, counted from 0 over the whole run, is point s of its curves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+from torch import Tensor
+from torch.optim import Optimizer
+
+from lit_cosine.trainer import lr_names
+
+__all__ = ["UsedLRs"]
+
+
+class UsedLRs:
+    """Records the LRs that each update used.
+
+    They are read as late as can be, in ``on_before_optimizer_step``, so that whoever set them has done so in whichever
+    order the callbacks stand; they count once the update is made, which a GradScaler may refuse.
+
+    Args:
+        owner: The callback that records.
+    """
+
+    def __init__(self, owner: Any) -> None:
+        self._owner = owner
+        # index of the optimizer, number of its update, the LR of each of its groups
+        self.updates: list[tuple[int, int, list[float | Tensor]]] = []
+        self.done: list[int] = []
+        self.tags: list[list[str]] = []
+        self._optimizers: list[Optimizer] = []
+        self._trainer: Any = None
+        self._read: dict[int, list[float | Tensor]] = {}
+        self._handles: list[Any] = []
+
+    def attach(self, trainer: Any) -> None:
+        """Begin to listen to the Trainer's optimizers, going on from a restored ``done`` where there is one."""
+        self.detach()
+        self._optimizers = list(trainer.optimizers)
+        if len(self.done) != len(self._optimizers):
+            self.done = [trainer.global_step // max(len(self._optimizers), 1)] * len(self._optimizers)
+        self._trainer = trainer
+        tags = self._names()
+        if len(self.tags) == len(tags):
+            # a curve keeps the name it had, also when its optimizer has more groups than it began with
+            tags = [old + new[len(old) :] for old, new in zip(self.tags, tags, strict=True)]
+        self.tags = tags
+        for index, optimizer in enumerate(self._optimizers):
+            self._handles.append(optimizer.register_step_pre_hook(partial(self._before, index)))
+            self._handles.append(optimizer.register_step_post_hook(partial(self._after, index)))
+
+    def detach(self) -> None:
+        """Stop listening."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+
+    def read(self, optimizer: Optimizer) -> None:
+        """Take the LRs that ``optimizer`` is about to use."""
+        for index, known in enumerate(self._optimizers):
+            if known is optimizer:
+                self._before(index, optimizer)
+
+    def add_last(self) -> None:
+        """Record the LRs as they stand now, after the final update."""
+        for index, optimizer in enumerate(self._optimizers):
+            self.updates.append((index, self.done[index], _lrs(optimizer)))
+
+    def take(self) -> Iterator[tuple[int, dict[str, float]]]:
+        """Yield the step and the LRs by tag of every update recorded since the last time."""
+        updates, self.updates = self.updates, []
+        for index, step, lrs in updates:
+            tags = self.tags[index]
+            if len(tags) < len(lrs):  # groups have joined
+                tags += self._names()[index][len(tags) :]
+            yield step, {tag: float(lr) for tag, lr in zip(tags, lrs, strict=False)}
+
+    def _names(self) -> list[list[str]]:
+        return lr_names(self._optimizers, configs=self._trainer.lr_scheduler_configs)
+
+    def _before(self, index: int, optimizer: Optimizer, *_: Any) -> None:
+        self._read[index] = _lrs(optimizer)
+
+    def _after(self, index: int, optimizer: Optimizer, *_: Any) -> None:
+        found_inf = getattr(optimizer, "found_inf", None)
+        if found_inf is not None and found_inf.item() > 0.0:
+            return  # a fused optimizer skips the update inside its kernel
+        if self._owner not in self._trainer.callbacks:
+            return  # an LR finder trains with callbacks of its own, and puts the run back after it
+        self.updates.append((index, self.done[index], self._read[index]))
+        self.done[index] += 1
+
+
+def _lrs(optimizer: Optimizer) -> list[float | Tensor]:
+    """Return the LR of every group; a tensor as a copy that is read later, so that nobody waits for its device."""
+    lrs = (group["lr"] for group in optimizer.param_groups)
+    return [lr.detach().clone() if isinstance(lr, Tensor) else lr for lr in lrs]

@@ -1,0 +1,374 @@
+import math
+
+import pytest
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import LearningRateFinder, LearningRateMonitor
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch.utils.data import DataLoader
+
+import lit_cosine.monitors
+from lit_cosine import Cosine, LearningRateLogger, LitClassifier, SyntheticDataModule, TrainingCurves
+from lit_cosine.monitors import EpochLine
+from lit_cosine.trainer import lr_scheduler_config
+
+ARTICLE = [
+    0.00975528, 0.00904508, 0.00793893, 0.00654508, 0.00500000, 0.00345492, 0.00206107, 0.00095492, 0.00024472, 0.0,
+]  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    torch.set_num_threads(1)
+
+
+class Kept(Logger):
+    """Keeps what is logged, by tag."""
+
+    name, version, experiment = "kept", 0, None
+
+    def __init__(self):
+        super().__init__()
+        self.points = {}
+
+    def log_hyperparams(self, *args, **kwargs):
+        pass
+
+    def log_metrics(self, metrics, step=None):
+        for tag, value in metrics.items():
+            self.points.setdefault(tag, []).append((step, value))
+
+    def lrs(self):
+        return {tag: points for tag, points in self.points.items() if "lr-" in tag}
+
+
+class Falling(LightningModule):
+    """Its weights fall by exactly the LR at every update: the witness of the LR that was used."""
+
+    def __init__(self, groups=1, batches=8, schedule=True, name=None):
+        super().__init__()
+        self.weights = torch.nn.ParameterList([torch.zeros((), dtype=torch.float64) for _ in range(groups)])
+        self.batches, self.schedule, self.name = batches, schedule, name
+        self.fallen = []
+
+    def train_dataloader(self):
+        return DataLoader(torch.zeros(self.batches, 1))
+
+    def configure_optimizers(self):
+        groups = [{"params": [weight], "lr": 0.1 / (i + 1)} for i, weight in enumerate(self.weights)]
+        optimizer = torch.optim.SGD(groups, lr=0.1)
+        if not self.schedule:
+            return optimizer
+        scheduler = lr_scheduler_config(optimizer, Cosine(), self.trainer, name=self.name)
+        return {"optimizer": optimizer, "lr_scheduler": scheduler}
+
+    def training_step(self, batch, batch_idx):
+        return sum(self.weights)
+
+    def optimizer_step(self, *args, **kwargs):
+        before = [weight.item() for weight in self.weights]
+        super().optimizer_step(*args, **kwargs)
+        self.fallen.append([old - weight.item() for old, weight in zip(before, self.weights, strict=False)])
+
+
+def trainer(path, *callbacks, logger=None, **arguments):
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
+    arguments = {"max_epochs": 2, "default_root_dir": path, "enable_checkpointing": False, **quiet, **arguments}
+    return Trainer(callbacks=list(callbacks), logger=Kept() if logger is None else logger, **arguments)
+
+
+LOGS_RARELY = pytest.mark.filterwarnings("ignore:The number of training batches:UserWarning")
+
+
+@LOGS_RARELY
+def test_every_step_and_the_last_value_are_logged_although_log_every_n_steps_is_longer_than_the_run(tmp_path):
+    model, run = Falling(), trainer(tmp_path, LearningRateLogger())
+    run.fit(model)
+    ((tag, points),) = run.logger.lrs().items()
+    assert tag == "lr-SGD"
+    assert [step for step, _ in points] == list(range(17))
+    by_hand = [0.1 * (1 + math.cos(math.pi * k / 16)) / 2 for k in range(17)]
+    assert [lr for _, lr in points] == pytest.approx(by_hand, rel=1e-12, abs=1e-18)
+    assert [lr for _, lr in points[:-1]] == pytest.approx([fall for (fall,) in model.fallen], rel=1e-9, abs=1e-15)
+
+
+@LOGS_RARELY
+def test_one_point_for_each_update_under_accumulation(tmp_path):
+    model, run = Falling(), trainer(tmp_path, LearningRateLogger(), accumulate_grad_batches=3)
+    run.fit(model)
+    points = run.logger.lrs()["lr-SGD"]
+    assert [step for step, _ in points] == list(range(7))  # 3 updates from 8 batches, twice
+    by_hand = [0.1 * (1 + math.cos(math.pi * k / 6)) / 2 for k in range(7)]
+    assert [lr for _, lr in points] == pytest.approx(by_hand, rel=1e-12, abs=1e-18)
+
+
+class Meddler(Callback):
+    """Changes the LR at every moment somebody might."""
+
+    def on_fit_start(self, trainer, pl_module):
+        trainer.optimizers[0].register_step_post_hook(lambda optimizer, *_: self.halve(trainer))
+
+    def halve(self, trainer):
+        for group in trainer.optimizers[0].param_groups:
+            group["lr"] *= 0.9
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        self.halve(trainer)
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        self.halve(trainer)
+
+
+@LOGS_RARELY
+@pytest.mark.parametrize("meddler_first", [True, False])
+def test_the_lr_that_was_used_is_logged_whoever_set_it_and_in_any_order(tmp_path, meddler_first):
+    callbacks = [Meddler(), LearningRateLogger()] if meddler_first else [LearningRateLogger(), Meddler()]
+    model, run = Falling(groups=2, schedule=False), trainer(tmp_path, *callbacks, max_epochs=1)
+    run.fit(model)
+    points = run.logger.lrs()
+    for tag, used in zip(("lr-SGD/pg1", "lr-SGD/pg2"), zip(*model.fallen, strict=True), strict=True):
+        assert [lr for _, lr in points[tag][:-1]] == pytest.approx(list(used), rel=1e-9)
+    assert len({lr for _, lr in points["lr-SGD/pg1"]}) == 9
+
+
+class TwoOptimizers(Falling):
+    """Manual optimization: the second optimizer steps every other batch."""
+
+    automatic_optimization = False
+
+    def __init__(self):
+        super().__init__(groups=3)
+        self.automatic_optimization = False
+
+    def configure_optimizers(self):
+        a, b, c = self.weights
+        return torch.optim.SGD([a, b], lr=0.1), torch.optim.SGD([{"params": [c], "name": "head"}], lr=0.2)
+
+    def training_step(self, batch, batch_idx):
+        for optimizer in self.optimizers()[: 1 + (batch_idx + 1) % 2]:
+            optimizer.zero_grad()
+            self.manual_backward(sum(self.weights))
+            optimizer.step()
+
+
+@LOGS_RARELY
+@pytest.mark.parametrize("make", [Falling, lambda: Falling(groups=2), lambda: Falling(name="lr-x/y"), TwoOptimizers])
+def test_tags_are_learning_rate_monitors(tmp_path, make):
+    monitor = trainer(tmp_path, LearningRateMonitor(), max_epochs=1, log_every_n_steps=1)
+    monitor.fit(make())
+    ours = trainer(tmp_path, LearningRateLogger(), max_epochs=1)
+    ours.fit(make())
+    assert ours.logger.lrs().keys() == monitor.logger.lrs().keys()
+
+
+@LOGS_RARELY
+def test_each_optimizer_counts_its_own_updates(tmp_path):
+    run = trainer(tmp_path, LearningRateLogger(), max_epochs=1)
+    run.fit(TwoOptimizers())
+    points = run.logger.lrs()
+    assert points["lr-SGD"] == [(step, 0.1) for step in range(9)]
+    assert points["lr-SGD-1/head"] == [(step, 0.2) for step in range(5)]
+
+
+class Skips(Falling):
+    """A GradScaler that refuses the updates of batches 2 and 5, whose gradients are infinite."""
+
+    def __init__(self):
+        super().__init__(schedule=False)
+        self.automatic_optimization = False
+
+    def training_step(self, batch, batch_idx):
+        if batch_idx == 0:
+            self.scaler = torch.amp.GradScaler("cpu", init_scale=1.0)
+        optimizer = self.optimizers(use_pl_optimizer=False)
+        optimizer.zero_grad()
+        self.scaler.scale(self.weights[0] * (math.inf if batch_idx in (2, 5) else 1.0)).backward()
+        self.scaler.step(optimizer)
+        self.scaler.update()
+
+
+@LOGS_RARELY
+def test_an_update_that_was_skipped_is_no_point(tmp_path):
+    run = trainer(tmp_path, LearningRateLogger(), max_epochs=1)
+    run.fit(Skips())
+    assert [step for step, _ in run.logger.lrs()["lr-SGD"]] == list(range(7))
+
+
+class Watch(Callback):
+    """Says how many points the logger had when a batch began."""
+
+    def __init__(self, act=None):
+        self.seen, self.act = [], act
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        self.seen.append(len(trainer.logger.lrs().get("lr-SGD", ())))
+        if self.act is not None:
+            self.act(trainer, trainer.global_step)
+
+
+@LOGS_RARELY
+def test_points_are_written_in_bundles(tmp_path, monkeypatch):
+    watch = Watch()
+    trainer(tmp_path, LearningRateLogger(), watch).fit(Falling())
+    assert watch.seen == [0] * 8 + [8] * 8
+    monkeypatch.setattr(lit_cosine.monitors, "_BUFFER", 3)
+    watch = Watch()
+    trainer(tmp_path, LearningRateLogger(), watch, max_epochs=1).fit(Falling())
+    assert watch.seen == [0, 0, 0, 3, 3, 3, 6, 6]
+
+
+@LOGS_RARELY
+def test_a_checkpoint_and_an_exception_write_what_was_done(tmp_path):
+    def act(run, step):
+        if step == 2:
+            run.save_checkpoint(tmp_path / "model.ckpt")
+        if step == 5:
+            raise RuntimeError("stop")
+
+    watch = Watch(act)
+    run = trainer(tmp_path, LearningRateLogger(), watch)
+    with pytest.raises(RuntimeError, match="stop"):
+        run.fit(model := Falling())
+    assert watch.seen == [0, 0, 0, 2, 2, 2]
+    assert [step for step, _ in run.logger.lrs()["lr-SGD"]] == list(range(5))
+    optimizer = run.optimizers[0]
+    assert len(model.fallen) == 5
+    optimizer.step()  # nobody listens any more
+    assert len(run.logger.lrs()["lr-SGD"]) == 5
+
+
+class Unfreezes(Falling):
+    """A second group joins in the second epoch."""
+
+    def configure_optimizers(self):
+        return torch.optim.SGD([self.weights[0]], lr=0.1)
+
+    def join(self):
+        self.optimizers(use_pl_optimizer=False).add_param_group({"params": [self.weights[1]], "lr": 0.5})
+
+    def on_train_epoch_start(self):
+        if self.current_epoch == 1:
+            self.join()
+
+
+class ResumesUnfrozen(Falling):
+    def configure_optimizers(self):
+        a, b = self.weights
+        return torch.optim.SGD([{"params": [a]}, {"params": [b], "lr": 0.5}], lr=0.1)
+
+
+@LOGS_RARELY
+def test_a_group_that_joins_renames_none_also_when_resumed(tmp_path):
+    run = trainer(tmp_path, LearningRateLogger())
+    run.fit(Unfreezes(groups=2))
+    assert run.logger.lrs() == {
+        "lr-SGD": [(step, 0.1) for step in range(17)],
+        "lr-SGD/pg2": [(step, 0.5) for step in range(8, 17)],
+    }
+    run.save_checkpoint(tmp_path / "model.ckpt")
+    resumed = trainer(tmp_path, LearningRateLogger(), max_epochs=3)
+    resumed.fit(ResumesUnfrozen(groups=2), ckpt_path=tmp_path / "model.ckpt", weights_only=True)
+    assert resumed.logger.lrs() == {
+        "lr-SGD": [(step, 0.1) for step in range(16, 25)],
+        "lr-SGD/pg2": [(step, 0.5) for step in range(16, 25)],
+    }
+
+
+@LOGS_RARELY
+def test_without_a_logger_or_an_optimizer_nothing_is_asked_for(tmp_path):
+    class NoOptimizer(Falling):
+        def configure_optimizers(self):
+            return None
+
+    trainer(tmp_path, LearningRateLogger(), logger=False, max_epochs=1).fit(Falling())
+    with pytest.warns(UserWarning, match="will run with no optimizer"):
+        trainer(tmp_path, LearningRateLogger(), TrainingCurves(), max_epochs=1).fit(NoOptimizer())
+
+
+def lines(axes):
+    return {line.get_label(): [list(map(float, data)) for data in line.get_data()] for line in axes.get_lines()}
+
+
+@LOGS_RARELY
+def test_the_articles_lines_and_curves(tmp_path, capsys):
+    torch.manual_seed(42)
+    curves = TrainingCurves()
+    run = trainer(
+        tmp_path, LearningRateLogger(), EpochLine(), curves, logger=TensorBoardLogger(tmp_path), max_epochs=10
+    )
+    run.fit(LitClassifier(), SyntheticDataModule(batch_size=200))
+    printed = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Epoch")]
+    assert [line.split(", LR: ")[1] for line in printed] == [f"{lr:.8f}" for lr in ARTICLE]
+    assert [line.split(", ")[0] for line in printed] == [f"Epoch {epoch}/10" for epoch in range(1, 11)]
+    served = EventAccumulator(run.log_dir, size_guidance={"scalars": 0}).Reload()
+    losses = [f"Loss: {event.value:.4f}" for event in served.Scalars("train_loss")]
+    assert [line.split(", ")[1] for line in printed] == losses
+    after_epochs = {event.step: event.value for event in served.Scalars("lr-Adam")}
+    assert [after_epochs[4 * epoch] for epoch in range(1, 11)] == pytest.approx(ARTICLE, rel=1e-6, abs=5e-9)
+
+    assert curves.path == tmp_path / "lightning_logs" / "version_0" / "training_curves.png"
+    assert curves.path.read_bytes().startswith(b"\x89PNG")
+    (image,) = served.Images("training_curves")
+    assert image.step == 40
+    left, right = curves.figure.axes
+    steps, lrs = lines(left)["lr-Adam"]
+    assert steps == list(range(41))
+    assert lrs[4::4] == pytest.approx(ARTICLE, abs=5e-9)
+    losses = {tag: [event.value for event in served.Scalars(tag)] for tag in ("train_loss", "val_loss")}
+    drawn = lines(right)
+    epoch_ends = list(range(4, 41, 4))
+    assert drawn["training, epoch mean"] == [epoch_ends, pytest.approx(losses["train_loss"], rel=1e-6)]
+    assert drawn["validation"] == [epoch_ends, pytest.approx(losses["val_loss"], rel=1e-6)]
+    assert drawn["training"][0] == list(range(40))
+
+
+@LOGS_RARELY
+def test_curves_under_accumulation_show_the_loss_of_the_whole_window(tmp_path):
+    class Numbered(Falling):
+        def training_step(self, batch, batch_idx):
+            return sum(self.weights) * 0 + batch_idx
+
+    curves = TrainingCurves()
+    trainer(tmp_path, curves, logger=False, max_epochs=1, accumulate_grad_batches=3).fit(Numbered())
+    assert lines(curves.figure.axes[1])["training"] == [[0, 1, 2], [1.0, 4.0, 6.5]]  # of 0 1 2, 3 4 5, 6 7
+
+
+@LOGS_RARELY
+def test_curves_are_drawn_after_an_interruption_and_overwrite_nothing(tmp_path):
+    def act(run, step):
+        if step == 5:
+            raise RuntimeError("stop")
+
+    (tmp_path / "training_curves.png").write_bytes(b"somebody's")
+    curves = TrainingCurves()
+    run = trainer(tmp_path, curves, Watch(act))
+    with pytest.raises(RuntimeError, match="stop"):
+        run.fit(Falling())
+    assert curves.path == tmp_path / "training_curves-1.png"
+    assert lines(curves.figure.axes[0])["lr-SGD"][0] == list(range(5))
+    assert (tmp_path / "training_curves.png").read_bytes() == b"somebody's"
+
+
+class FindsOnTheWay(LearningRateFinder):
+    def on_fit_start(self, trainer, pl_module):
+        pass
+
+    def on_train_epoch_start(self, trainer, pl_module):
+        if trainer.current_epoch == 1:
+            self.lr_find(trainer, pl_module)
+
+
+@LOGS_RARELY
+def test_the_trials_of_an_lr_finder_are_no_points(tmp_path):
+    class Found(Falling):
+        lr = 0.1
+
+    finder = FindsOnTheWay(num_training_steps=3, update_attr=False)
+    curves = TrainingCurves()
+    run = trainer(tmp_path, LearningRateLogger(), curves, finder)
+    run.fit(Found(schedule=False))
+    points = run.logger.lrs()["lr-SGD"]
+    assert [step for step, _ in points] == list(range(17))
+    assert [lr for _, lr in points[:8]] == [0.1] * 8
+    assert lines(curves.figure.axes[0])["lr-SGD"][0] == list(range(17))
