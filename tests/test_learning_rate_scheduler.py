@@ -1,0 +1,601 @@
+"""LearningRateScheduler on modules that know nothing of it: every trace against the closed form f(k / N)."""
+
+from __future__ import annotations
+
+import copy
+import math
+import pickle
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import pytest
+import torch
+from lightning.pytorch.callbacks import (
+    BackboneFinetuning,
+    Callback,
+    GradientAccumulationScheduler,
+    LearningRateFinder,
+    LearningRateMonitor,
+    ModelCheckpoint,
+    StochasticWeightAveraging,
+    WeightAveraging,
+)
+from lightning.pytorch.plugins import MixedPrecision
+from lightning.pytorch.tuner import Tuner
+from nets import Net, rows, trainer
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, IterableDataset
+
+from lit_cosine import Constant, Cosine, LearningRateScheduler, Linear, Sequential, Step, lr_scheduler_config
+
+# 2026-11, lightning 2.6.6: these tests resume without the callback that saved, train without an optimizer on purpose,
+# and save by steps under manual optimization, where it is the weights after the step that are wanted
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`:UserWarning"),
+    pytest.mark.filterwarnings("ignore:.*your dataloader is not resumable:UserWarning"),
+    pytest.mark.filterwarnings("ignore:.*this fit will run with no optimizer:UserWarning"),
+    pytest.mark.filterwarnings("ignore:Using ModelCheckpoint with manual optimization:UserWarning"),
+]
+
+COSINE = Cosine(end=0.1)
+
+
+def factor(k: int, total: int, warmup: int = 0, end: float = 0.1) -> float:
+    """The closed form, written from the definition: warmup (k+1)/(W+1), then half a cosine over what is left."""
+    if k < warmup:
+        return (k + 1) / (warmup + 1)
+    u = (k - warmup) / (total - warmup)
+    return end + (1 - end) * (1 + math.cos(math.pi * u)) / 2
+
+
+def curve(total: int, warmup: int = 0, lr: float = 0.1, end: float = 0.1) -> list[float]:
+    return [lr * factor(k, total, warmup, end) for k in range(total)]
+
+
+def fit(model: Any, *callbacks: Any, ckpt_path: Any = None, **kwargs: Any) -> Any:
+    run = trainer(*callbacks, **kwargs)
+    run.fit(model, ckpt_path=ckpt_path)
+    return run
+
+
+@pytest.mark.parametrize(
+    ("accumulate", "warmup", "limit", "precision"),
+    list(product((1, 3), ("0step", "2step", "1ep"), ({"max_epochs": 2}, {"max_steps": 10}), ("32-true", "bf16-mixed"))),
+)
+def test_both_roads_are_one(accumulate: int, warmup: str, limit: dict[str, int], precision: str) -> None:
+    settings = {"accumulate_grad_batches": accumulate, "precision": precision, **limit}
+    module = Net(
+        lambda optimizer, run: {
+            "optimizer": optimizer,
+            "lr_scheduler": lr_scheduler_config(optimizer, COSINE, run, warmup=warmup),
+        }
+    )
+    fit(module, **settings)
+    dropped_in = Net()
+    fit(dropped_in, LearningRateScheduler(COSINE, warmup=warmup), **settings)
+
+    per_epoch = math.ceil(8 / accumulate)
+    total = limit.get("max_steps", 2 * per_epoch)
+    assert dropped_in.lrs == pytest.approx(curve(total, {"0step": 0, "2step": 2, "1ep": per_epoch}[warmup]), rel=1e-12)
+    assert module.lrs == dropped_in.lrs
+    assert torch.equal(module.layer.weight, dropped_in.layer.weight)
+
+
+@pytest.mark.parametrize("warmup", ["0step", "3step", "25%"])
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_resume_is_exact_from_every_step(tmp_path: Path, accumulate: int, warmup: str) -> None:
+    settings = {"max_epochs": 2, "accumulate_grad_batches": accumulate}
+    whole = Net()
+    saver = ModelCheckpoint(tmp_path, every_n_train_steps=1, save_top_k=-1, filename="{step}")
+    fit(whole, LearningRateScheduler(COSINE, warmup=warmup), saver, **settings)
+    for path in sorted(tmp_path.glob("*.ckpt")):
+        steps = torch.load(path, weights_only=True)["global_step"]
+        resumed = Net()
+        fit(resumed, LearningRateScheduler(COSINE, warmup=warmup), ckpt_path=path, **settings)
+        assert resumed.lrs == whole.lrs[steps:]
+
+
+@pytest.mark.parametrize(
+    ("on_resize", "lr"),
+    [
+        ("continue", lambda k: 0.1 * (1 - (0.375 + 0.625 * (k - 6) / (32 - 6)))),
+        ("rescale", lambda k: 0.1 * (1 - k / 32)),
+        ("keep", lambda k: 0.1 * max(0.0, 1 - k / 16)),
+        ("restart", lambda k: 0.1 * (1 - (k - 6) / (32 - 6))),
+    ],
+)
+def test_resume_with_more_epochs(tmp_path: Path, on_resize: Any, lr: Any, caplog: pytest.LogCaptureFixture) -> None:
+    saver = ModelCheckpoint(tmp_path, every_n_train_steps=6, save_top_k=-1, filename="{step}")
+    fit(Net(), LearningRateScheduler(Linear(), on_resize=on_resize), saver, max_epochs=2)
+    caplog.clear()
+    resumed = Net()
+    fit(resumed, LearningRateScheduler(Linear(), on_resize=on_resize), ckpt_path=tmp_path / "step=6.ckpt", max_epochs=4)
+    assert resumed.lrs == pytest.approx([lr(k) for k in range(6, 32)], rel=1e-12, abs=1e-17)
+    lines = [record.getMessage() for record in caplog.records if "on_resize" in record.getMessage()]
+    assert len(lines) == 1
+    assert "16" in lines[0]
+    assert "32" in lines[0]
+    assert on_resize in lines[0]
+
+
+def test_the_plan_is_said_in_one_line(caplog: pytest.LogCaptureFixture) -> None:
+    fit(Net(), LearningRateScheduler(warmup="2step", weight_decay=Linear(1, 10)), max_epochs=2)
+    assert (
+        "cosine 1 -> 0 over 16 steps (2 epochs), warmup 2 steps, lr-SGD peak 0.1, weight_decay linear 1 -> 10"
+        in caplog.messages
+    )
+
+
+def test_gradient_accumulation_scheduler() -> None:
+    model = Net()
+    fit(model, LearningRateScheduler(COSINE), GradientAccumulationScheduler({0: 1, 1: 4}), max_epochs=3)
+    assert model.lrs == pytest.approx(curve(8 + 2 + 2), rel=1e-12)
+
+
+def test_a_closure_that_runs_many_times_is_one_update() -> None:
+    class WithLBFGS(Net):
+        def configure_optimizers(self) -> Any:
+            return self.watch(torch.optim.LBFGS(self.parameters(), lr=0.1, max_iter=3))
+
+    model = WithLBFGS()
+    fit(model, LearningRateScheduler(COSINE), max_epochs=1)
+    assert model.lrs == pytest.approx(curve(8), rel=1e-12)
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_updates_that_the_grad_scaler_skips_do_not_count(fused: bool) -> None:
+    class Overflows(Net):
+        def __init__(self) -> None:
+            super().__init__(fused=fused)
+            self.real: list[float] = []
+
+        def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+            loss = super().training_step(batch, batch_idx)
+            return loss * float("inf") if batch_idx in (1, 4, 5) else loss
+
+        def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+            self.lr_before = self.trainer.optimizers[0].param_groups[0]["lr"]
+
+        def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+            if batch_idx not in (1, 4, 5):
+                self.real.append(self.lr_before)
+
+    model = Overflows()
+    scaler = torch.amp.GradScaler("cpu", init_scale=1.0)
+    fit(
+        model,
+        LearningRateScheduler(COSINE),
+        plugins=[MixedPrecision("16-mixed", "cpu", scaler=scaler)],
+        max_epochs=1,
+    )
+    assert model.real == pytest.approx(curve(8)[:5], rel=1e-12)
+
+
+class Gan(pl.LightningModule):
+    """Manual optimization, two optimizers, the generator every third batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.automatic_optimization = False
+        self.generator, self.critic = nn.Linear(2, 3), nn.Linear(3, 1)
+        self.used: dict[str, list[float]] = {"generator": [], "critic": []}
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        optimizers: Any = self.optimizers()
+        noise = torch.randn(4, 2)
+        for name, optimizer in zip(("generator", "critic"), optimizers, strict=True):
+            if name == "generator" and batch_idx % 3:
+                continue
+            fake = self.critic(self.generator(noise)).mean()
+            loss = -fake if name == "generator" else fake - self.critic(batch[0]).mean()
+            self.used[name].append(optimizer.param_groups[0]["lr"])
+            optimizer.zero_grad()
+            self.manual_backward(loss)
+            optimizer.step()
+
+    def configure_optimizers(self) -> Any:
+        return [
+            torch.optim.Adam(self.generator.parameters(), lr=1e-3),
+            torch.optim.Adam(self.critic.parameters(), lr=4e-3),
+        ], []
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        return rows()
+
+
+def test_a_gan_reaches_both_floors(caplog: pytest.LogCaptureFixture) -> None:
+    model = Gan()
+    run = fit(model, LearningRateScheduler(COSINE, warmup="2step"), max_epochs=2)
+    every_batch = [factor(k, 16, 2) for k in range(16)]
+    assert model.used["critic"] == pytest.approx([4e-3 * f for f in every_batch], rel=1e-12)
+    third = [f for k, f in enumerate(every_batch) if k % 8 % 3 == 0]
+    assert model.used["generator"] == pytest.approx([1e-3 * f for f in third], rel=1e-12)
+    assert [o.param_groups[0]["lr"] for o in run.optimizers] == pytest.approx([1e-4, 4e-4], rel=1e-12)
+    assert "lr-Adam peak 0.001, lr-Adam-1 peak 0.004" in caplog.text
+
+
+def test_max_steps_sets_the_pace_of_manual_optimization() -> None:
+    model = Gan()
+    run = fit(model, LearningRateScheduler(COSINE), max_epochs=-1, max_steps=22)
+    assert run.global_step == 22
+    assert model.used["critic"][0] == 4e-3
+    assert [o.param_groups[0]["lr"] for o in run.optimizers] == pytest.approx([1e-4, 4e-4], rel=1e-12)
+
+
+def test_manual_optimization_resumes_exactly(tmp_path: Path) -> None:
+    whole = Gan()
+    saver = ModelCheckpoint(tmp_path, every_n_train_steps=1, save_top_k=-1, filename="{step}")
+    fit(whole, LearningRateScheduler(COSINE), saver, max_epochs=2)
+    for path in list(tmp_path.glob("*.ckpt"))[:6]:
+        batches = torch.load(path, weights_only=True)["loops"]["fit_loop"]["epoch_loop.batch_progress"]["total"]
+        resumed = Gan()
+        fit(resumed, LearningRateScheduler(COSINE), ckpt_path=path, max_epochs=2)
+        assert resumed.used["critic"] == whole.used["critic"][batches["processed"] :]
+
+
+class Transfer(Net):
+    def __init__(self, finish: Any = None) -> None:
+        super().__init__(finish)
+        self.backbone, self.layer = nn.Sequential(nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 3)), nn.Linear(3, 1)
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        return nn.functional.mse_loss(self.layer(self.backbone(batch[0])), batch[1])
+
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.SGD([p for p in self.parameters() if p.requires_grad], lr=0.1)
+        return self.finish(self.watch(optimizer), self.trainer)
+
+
+def finetuning(**kwargs: Any) -> BackboneFinetuning:
+    settings = {"unfreeze_backbone_at_epoch": 1, "backbone_initial_lr": 0.01, "should_align": False}
+    return BackboneFinetuning(**{**settings, **kwargs})
+
+
+@pytest.mark.parametrize("ours_first", [True, False])
+def test_a_backbone_joins_under_the_schedule(ours_first: bool) -> None:
+    model = Transfer()
+    grows = finetuning(lambda_func=lambda epoch: 2.0)
+    ours = LearningRateScheduler(COSINE)
+    fit(model, *([ours, grows] if ours_first else [grows, ours]), max_epochs=3)
+    whole = [factor(k, 24) for k in range(24)]
+    assert model.lrs == pytest.approx([0.1 * f for f in whole], rel=1e-12)
+    backbone = [lrs[1] for lrs in model.used[8:]]
+    assert backbone[:8] == pytest.approx([0.01 * f for f in whole[8:16]], rel=1e-12)
+    # from the third epoch on the callback's own growth: 0.02 there and then, and the schedule from there
+    assert backbone[8:] == pytest.approx([0.02 * f / whole[16] for f in whole[16:]], rel=1e-12)
+
+
+def test_twelve_groups_keep_their_own_learning_rates(caplog: pytest.LogCaptureFixture) -> None:
+    class LayerWise(Net):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Sequential(*(nn.Linear(3, 3) for _ in range(11)), nn.Linear(3, 1))
+
+        def configure_optimizers(self) -> Any:
+            groups = [{"params": part.parameters(), "lr": 0.1 * 0.8**i} for i, part in enumerate(self.layer)]
+            return self.watch(torch.optim.Adam(groups))
+
+    model = LayerWise()
+    fit(model, LearningRateScheduler(COSINE, warmup="25%"), max_epochs=1)
+    expected = [[0.1 * 0.8**i * factor(k, 8, 2) for i in range(12)] for k in range(8)]
+    for used, lrs in zip(model.used, expected, strict=True):
+        assert used == pytest.approx(lrs, rel=1e-12)
+    assert "lr-Adam/pg1 to lr-Adam/pg12 peaks 0.00859 to 0.1" in caplog.text
+
+
+@pytest.mark.parametrize("monitor_first", [True, False])
+def test_the_monitor_logs_what_was_used(tmp_path: Path, monitor_first: bool) -> None:
+    monitor, ours = LearningRateMonitor("step"), LearningRateScheduler(COSINE, warmup="2step")
+    model = Net()
+    logger = pl.loggers.CSVLogger(tmp_path)
+    order = [monitor, ours] if monitor_first else [ours, monitor]
+    fit(model, *order, max_epochs=1, logger=logger, log_every_n_steps=1)
+    assert [float(lr) for lr in monitor.lrs["lr-SGD"]] == model.lrs
+
+
+def test_other_hyperparameters_run_over_the_whole_run() -> None:
+    seen: list[tuple[float, float]] = []
+
+    class Note(Callback):
+        def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
+            seen.append((optimizer.param_groups[0]["weight_decay"], optimizer.param_groups[0]["momentum"]))
+
+    callback = LearningRateScheduler(COSINE, warmup="2step", weight_decay=Linear(1, 10), momentum=Linear(1, 0.5))
+    fit(Net(weight_decay=0.01, momentum=0.9), callback, Note(), max_epochs=1)
+    assert seen == [pytest.approx((0.01 * (1 + 9 * k / 8), 0.9 * (1 - 0.5 * k / 8)), rel=1e-12) for k in range(8)]
+
+
+def test_hooks_are_gone_afterwards_and_the_module_is_its_own() -> None:
+    model, callback = Net(), LearningRateScheduler(COSINE)
+    run = fit(model, callback, max_epochs=1)
+    assert not run.optimizers[0]._optimizer_step_post_hooks
+    pickle.loads(pickle.dumps(model.layer))
+    model.finish = None  # type: ignore[assignment]  # a lambda of this test's, which no pickle takes
+    pickle.loads(pickle.dumps(model))
+    copy.deepcopy(callback)
+
+    class Stops(Callback):
+        def on_train_batch_end(self, trainer: Any, *args: Any) -> None:
+            copy.deepcopy(trainer.lightning_module)
+            raise RuntimeError("stop")
+
+    stopped = trainer(LearningRateScheduler(COSINE), Stops(), max_epochs=1)
+    with pytest.raises(RuntimeError, match="stop"):
+        stopped.fit(Net())
+    assert not stopped.optimizers[0]._optimizer_step_post_hooks
+
+
+def test_a_second_fit_has_its_own_length() -> None:
+    model, callback = Net(), LearningRateScheduler(COSINE)
+    run = fit(model, callback, max_epochs=1)
+    run.fit_loop.max_epochs = 3
+    model.used.clear()
+    run.fit(model)
+    assert model.lrs == pytest.approx(curve(16), rel=1e-12)
+    assert not run.optimizers[0]._optimizer_step_post_hooks
+
+
+def test_the_state_is_plain_and_saved_after_the_fit_too(tmp_path: Path) -> None:
+    run = fit(Net(), LearningRateScheduler(COSINE), max_epochs=1)
+    run.save_checkpoint(tmp_path / "end.ckpt")
+    state = torch.load(tmp_path / "end.ckpt", weights_only=True)["lit_cosine.LearningRateScheduler"]
+    assert [saved["step"] for saved in state] == [8]
+    longer = Net()
+    fit(longer, LearningRateScheduler(COSINE, on_resize="restart"), ckpt_path=tmp_path / "end.ckpt", max_epochs=2)
+    assert longer.lrs == pytest.approx(curve(8), rel=1e-12)
+
+
+def test_weight_averaging_changes_no_learning_rate() -> None:
+    model = Net()
+    fit(model, LearningRateScheduler(COSINE), WeightAveraging(), max_epochs=1)
+    assert model.lrs == pytest.approx(curve(8), rel=1e-12)
+
+
+def test_replace_takes_the_place_of_a_scheduler() -> None:
+    def finish(optimizer: Any, run: Any) -> Any:
+        return [optimizer], [torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.1, total_steps=30)]
+
+    model = Net(finish, momentum=0.9)
+    run = fit(model, LearningRateScheduler(COSINE, replace=True), max_epochs=1)
+    assert model.lrs == pytest.approx(curve(8), rel=1e-12)
+    assert not run.lr_scheduler_configs
+
+
+def test_the_horizon_may_move_while_training() -> None:
+    class Longer(Callback):
+        def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+            if trainer.current_epoch == 1:
+                trainer.fit_loop.max_epochs = 4
+
+    model = Net()
+    run = fit(model, LearningRateScheduler(Linear()), Longer(), max_epochs=2)
+    before = [0.1 * (1 - k / 16) for k in range(9 + 1)]
+    after = [before[9] * (1 - (k - 9) / (32 - 9)) for k in range(9, 32)]
+    assert model.lrs == pytest.approx(before[:9] + after, rel=1e-12)
+    assert run.optimizers[0].param_groups[0]["lr"] == 0.0
+
+
+# The faults of today, each with the stock part that has it and the callback that has not.
+
+
+class Unsized(IterableDataset[Any]):
+    def __iter__(self) -> Any:
+        return iter(rows().dataset)
+
+
+def with_cosine(t_max: int, **config: Any) -> Any:
+    def finish(optimizer: Any, run: Any) -> Any:
+        scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, t_max)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, **config}}
+
+    return finish
+
+
+def test_fault_1_a_horizon_in_steps_played_once_an_epoch() -> None:
+    stock, ours = Net(with_cosine(24)), Net()
+    run = fit(stock, max_epochs=3)
+    assert run.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.0962, abs=1e-4)
+    run = fit(ours, LearningRateScheduler(), max_epochs=3)
+    assert run.optimizers[0].param_groups[0]["lr"] == 0.0
+
+
+def test_fault_2_a_resume_with_more_epochs_climbs(tmp_path: Path) -> None:
+    def trace(name: str, model: Net, *callbacks: Any) -> list[float]:
+        folder = tmp_path / name
+        fit(model, *callbacks, ModelCheckpoint(folder, filename="end"), max_epochs=2)
+        model.used.clear()
+        fit(model, *callbacks, ckpt_path=folder / "end.ckpt", max_epochs=4)
+        return model.lrs
+
+    stock = trace("stock", Net(with_cosine(16, interval="step")))
+    assert max(stock) > 0.09
+    ours = trace("ours", Net(), LearningRateScheduler())
+    assert max(ours) == 0.0
+    again = trace("again", Net(), LearningRateScheduler(on_resize="restart"))
+    assert again == pytest.approx(curve(16, end=0.0), rel=1e-12, abs=1e-17)
+
+
+def test_fault_3_the_curve_climbs_back_after_its_end() -> None:
+    from lit_cosine import ScheduleLR
+
+    stock, ours = (
+        Net(with_cosine(8, interval="step")),
+        Net(
+            lambda optimizer, run: {
+                "optimizer": optimizer,
+                "lr_scheduler": {"scheduler": ScheduleLR(optimizer, Cosine(), total_steps=8), "interval": "step"},
+            }
+        ),
+    )
+    fit(stock, max_epochs=2)
+    fit(ours, max_epochs=2)
+    assert stock.lrs[-1] > 0.09
+    assert ours.lrs[8:] == [0.0] * 8
+
+
+def test_fault_4_lengths_that_the_trainer_gets_wrong() -> None:
+    estimates: list[float] = []
+
+    def finish(optimizer: Any, run: Any) -> Any:
+        estimates.append(run.estimated_stepping_batches)
+        return optimizer
+
+    class Endless(Net):
+        def train_dataloader(self) -> Any:
+            return DataLoader(Unsized(), batch_size=4)
+
+    fit(Endless(finish), max_epochs=1)
+    assert estimates == [-1]
+    with pytest.raises(ValueError, match=r"the train loader has no length.* give the Trainer max_steps"):
+        fit(Endless(), LearningRateScheduler(), max_epochs=1)
+    sized = Endless()
+    fit(sized, LearningRateScheduler(COSINE), max_steps=6)
+    assert sized.lrs == pytest.approx(curve(6), rel=1e-12)
+
+
+def test_fault_5_groups_that_join_break_stock_schedulers() -> None:
+    def finish(optimizer: Any, run: Any) -> Any:
+        return [optimizer], [torch.optim.lr_scheduler.LambdaLR(optimizer, lambda epoch: 0.9**epoch)]
+
+    with pytest.raises(ValueError, match="zip"):
+        fit(Transfer(finish), finetuning(), max_epochs=3)
+    fit(Transfer(), LearningRateScheduler(), finetuning(), max_epochs=3)
+
+
+def test_fault_6_frequency_counts_batches() -> None:
+    stock, ours = Net(with_cosine(4, interval="step", frequency=5)), Net()
+    fit(stock, max_epochs=2, accumulate_grad_batches=4)
+    fit(ours, LearningRateScheduler(COSINE), max_epochs=2, accumulate_grad_batches=4)
+    assert set(stock.lrs) == {0.1}
+    assert ours.lrs == pytest.approx(curve(4), rel=1e-12)
+
+
+def test_fault_9_the_found_learning_rate_lasts_one_step(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def finish(optimizer: Any, run: Any) -> Any:
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.999**step)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def found(model: Net, *callbacks: Any, finder_first: bool = True) -> Net:
+        finder = LearningRateFinder(min_lr=1e-4, max_lr=0.05, num_training_steps=30, early_stop_threshold=None)
+        order = [finder, *callbacks] if finder_first else [*callbacks, finder]
+        fit(model, *order, max_epochs=5, default_root_dir=tmp_path)
+        del model.used[:30]  # the finder's own updates
+        return model
+
+    stock = found(Net(finish))
+    assert stock.lrs[0] == stock.lr != 0.1
+    assert stock.lrs[1] == pytest.approx(0.1, rel=0.01)
+    for finder_first in (True, False):
+        ours = found(Net(), LearningRateScheduler(COSINE, warmup="2step"), finder_first=finder_first)
+        assert ours.lr != 0.1
+        assert ours.lrs == pytest.approx(curve(40, 2, ours.lr), rel=1e-12)
+    replaced = found(Net(finish), LearningRateScheduler(COSINE, replace=True))
+    assert replaced.lrs == pytest.approx(curve(40, 0, replaced.lr), rel=1e-12)
+
+
+def test_the_tuner_sets_the_peak(tmp_path: Path) -> None:
+    model = Net()
+    run = trainer(LearningRateScheduler(COSINE), max_epochs=5, default_root_dir=tmp_path)
+    Tuner(run).lr_find(model, min_lr=1e-4, max_lr=0.05, num_training=30, early_stop_threshold=None)
+    model.used.clear()
+    run.fit(model)
+    assert model.lr != 0.1
+    assert model.lrs == pytest.approx(curve(40, 0, model.lr), rel=1e-12)
+
+
+def test_fault_10_a_warmup_that_spends_updates_at_zero() -> None:
+    def finish(optimizer: Any, run: Any) -> Any:
+        # the usual recipe: step / warmup_steps
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, step / 2))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    stock, ours, none = Net(finish), Net(), Net()
+    fit(stock, max_epochs=1)
+    fit(ours, LearningRateScheduler(warmup="2step"), max_epochs=1)
+    fit(none, LearningRateScheduler(warmup="0ep"), max_epochs=1)
+    assert stock.lrs[0] == 0.0
+    assert ours.lrs[:3] == pytest.approx([0.1 / 3, 0.2 / 3, 0.1], rel=1e-12)
+    assert none.lrs == pytest.approx(curve(8, end=0.0), rel=1e-12)
+
+
+def test_fault_11_manual_optimization_forgets_the_scheduler() -> None:
+    class Forgets(Gan):
+        def configure_optimizers(self) -> Any:
+            optimizers, _ = super().configure_optimizers()
+            return optimizers, [torch.optim.lr_scheduler.CosineAnnealingLR(o, 8) for o in optimizers]
+
+    stock = Forgets()
+    fit(stock, max_epochs=1)
+    assert set(stock.used["critic"]) == {4e-3}
+    ours = Forgets()
+    fit(ours, LearningRateScheduler(COSINE, replace=True), max_epochs=1)
+    assert ours.used["critic"] == pytest.approx(curve(8, lr=4e-3), rel=1e-12)
+
+
+# Bad input: one sentence, before the first batch.
+
+
+class Wrapped:
+    """What DeepSpeed and friends return: steps like an optimizer, but has no hooks."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+        self.step, self.zero_grad = optimizer.step, optimizer.zero_grad
+        self.state_dict, self.load_state_dict = optimizer.state_dict, optimizer.load_state_dict
+        self.param_groups, self.defaults, self.state = optimizer.param_groups, optimizer.defaults, optimizer.state
+
+
+class DeepSpeedLikeStrategy(pl.strategies.SingleDeviceStrategy):
+    def __init__(self) -> None:
+        super().__init__(device="cpu", accelerator=pl.accelerators.CPUAccelerator())
+
+
+@pytest.mark.parametrize(
+    ("finish", "callbacks", "settings", "message"),
+    [
+        (lambda o, r: None, [LearningRateScheduler()], {"max_epochs": 1}, "configure_optimizers returned none"),
+        (with_cosine(8), [LearningRateScheduler()], {"max_epochs": 1}, r"CosineAnnealingLR\): let it return .*replace"),
+        (None, [LearningRateScheduler(nope=Linear())], {"max_epochs": 1}, "nope is not a number .* they have lr, mom"),
+        (None, [LearningRateScheduler(warmup="9step")], {"max_epochs": 1}, '"9step" is 9 of 8 steps'),
+        (None, [LearningRateScheduler(warmup="30s")], {"max_epochs": 1}, '"30s" has no place in a run limited by st'),
+        (None, [LearningRateScheduler()], {"max_epochs": -1}, "the run has no end.* give the Trainer max_epochs"),
+        (None, [LearningRateScheduler(), StochasticWeightAveraging(0.1)], {"max_epochs": 1}, "cannot work beside Sto"),
+        (None, [LearningRateScheduler(), LearningRateScheduler(Linear())], {"max_epochs": 1}, "takes one"),
+        (lambda o, r: Wrapped(o), [LearningRateScheduler()], {"max_epochs": 1}, "Wrapped does not have"),
+        (
+            None,
+            [LearningRateScheduler()],
+            {"max_epochs": 1, "strategy": DeepSpeedLikeStrategy(), "accelerator": "auto"},
+            "inside DeepSpeedL",
+        ),
+    ],
+)
+def test_bad_set_ups(finish: Any, callbacks: list[Any], settings: dict[str, Any], message: str) -> None:
+    model = Net(finish)
+    with pytest.raises(ValueError, match=message):
+        fit(model, *callbacks, **settings)
+    assert model.used == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"schedule": Cosine}, TypeError, r"schedule must be a schedule, got the class Cosine: write Cosine\(\)"),
+        ({"schedule": "Cosine"}, TypeError, "schedule must be a schedule such as"),
+        ({"weight_decay": 3}, TypeError, "weight_decay must be a schedule"),
+        ({"warmup": 500}, TypeError, 'warmup must name its unit, got 500: write "500step"'),
+        ({"on_resize": "stretch"}, ValueError, "on_resize must be one of continue, rescale, keep, restart, got 'str"),
+    ],
+)
+def test_bad_arguments(arguments: dict[str, Any], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        LearningRateScheduler(**arguments)
+
+
+def test_schedules_of_any_shape_play() -> None:
+    schedule = Sequential((Linear(0.5, 1), Constant(), Step(0.5, (0.5,))), (0.25, 0.5))
+    model = Net()
+    fit(model, LearningRateScheduler(schedule), max_epochs=1)
+    assert model.lrs == pytest.approx([0.1 * f for f in (0.5, 0.75, 1, 1, 1, 1, 0.5, 0.5)], rel=1e-12)
