@@ -14,7 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-__all__ = ["pixels", "training_curves"]
+__all__ = ["pixels", "schedule_curves", "training_curves"]
 
 Points = tuple[Sequence[float], Sequence[float]]
 
@@ -40,6 +40,26 @@ def training_curves(lrs: Mapping[str, Points], losses: Mapping[str, Points], epo
         right.plot(steps, values, marker="o" if few else "", markersize=4, linewidth=1.5 if few else 0.8, label=name)
     _label(left, "Learning rate", "learning rate", epoch_ends)
     _label(right, "Loss", "loss", epoch_ends)
+    return figure
+
+
+def schedule_curves(curves: Mapping[str, Points], title: str = "Learning rate") -> Figure:
+    """Return one panel with the LR over optimizer steps.
+
+    Args:
+        curves: For each curve its name and (steps, LRs), drawn straight from point to point.
+        title: What stands above.
+
+    >>> figure = schedule_curves({"cosine": ([0, 1, 2], [0.1, 0.05, 0.0])})
+    >>> len(figure.axes[0].lines)
+    1
+    """
+    figure = Figure(figsize=(8, 4), layout="constrained")
+    axes = figure.subplots()
+    for name, (steps, values) in curves.items():
+        axes.plot(steps, values, label=name)
+    axes.set_ylim(bottom=0.0)
+    _label(axes, title, "learning rate", {})
     return figure
 
 
