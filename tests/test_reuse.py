@@ -1,0 +1,159 @@
+"""The same names in other people's projects: the other namespace, LightningCLI with YAML alone, two processes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning
+import torch
+from nets import Net, trainer
+from pytorch_lightning.callbacks import LearningRateMonitor
+from torch import Tensor, nn
+
+from lit_cosine import Cosine, LearningRateScheduler, lr_scheduler_config
+
+# 2026-11, pytorch_lightning 2.6.6 on torch 2.13: the second namespace repeats the first one's import-time warnings
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:pytorch_lightning")
+
+
+class OtherNet(pytorch_lightning.LightningModule):
+    """Net, in a project that imports pytorch_lightning."""
+
+    def __init__(self, finish: Any = None) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer = nn.Linear(3, 1)
+        self.finish = finish or (lambda optimizer, run: optimizer)
+        self.lr, self.sgd = 0.1, {}
+        self.used: list[list[float]] = []
+
+    lrs, watch, configure_optimizers = Net.lrs, Net.watch, Net.configure_optimizers
+    train_dataloader = Net.train_dataloader
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        return nn.functional.mse_loss(self.layer(batch[0]), batch[1])
+
+
+def expected(warmup: int) -> list[float]:
+    model = Net()
+    trainer(LearningRateScheduler(Cosine(end=0.1), warmup=f"{warmup}step"), max_epochs=2).fit(model)
+    return model.lrs
+
+
+def test_the_callback_in_the_other_namespace(tmp_path: Path) -> None:
+    model, monitor = OtherNet(), LearningRateMonitor("step")
+    logger = pytorch_lightning.loggers.CSVLogger(tmp_path)
+    run = trainer(
+        LearningRateScheduler(Cosine(end=0.1), warmup="2step"),
+        monitor,
+        cls=pytorch_lightning.Trainer,
+        max_epochs=2,
+        logger=logger,
+        log_every_n_steps=1,
+    )
+    run.fit(model)
+    assert model.lrs == expected(2)
+    assert [float(lr) for lr in monitor.lrs["lr-SGD"]] == model.lrs
+
+
+def test_the_module_road_in_the_other_namespace() -> None:
+    model = OtherNet(
+        lambda optimizer, run: {
+            "optimizer": optimizer,
+            "lr_scheduler": lr_scheduler_config(optimizer, Cosine(end=0.1), run, warmup="2step"),
+        }
+    )
+    trainer(cls=pytorch_lightning.Trainer, max_epochs=2).fit(model)
+    assert model.lrs == expected(2)
+
+
+def test_two_in_a_trainer_of_the_other_namespace_are_refused() -> None:
+    callbacks = [LearningRateScheduler(), LearningRateScheduler()]
+    with pytest.raises(ValueError, match="a Trainer takes one LearningRateScheduler"):
+        trainer(*callbacks, cls=pytorch_lightning.Trainer, max_epochs=1).fit(OtherNet())
+
+
+PROJECT = """
+from lightning.pytorch.cli import LightningCLI
+from nets import Net
+
+if __name__ == "__main__":
+    cli = LightningCLI(Net, save_config_callback=None, auto_configure_optimizers=False)
+    print("LRS", cli.model.lrs)
+"""
+CONFIG = """
+trainer:
+  max_epochs: 2
+  accelerator: cpu
+  logger: false
+  enable_checkpointing: false
+  enable_progress_bar: false
+  callbacks:
+    - class_path: lit_cosine.LearningRateScheduler
+      init_args:
+        schedule: {class_path: lit_cosine.Cosine, init_args: {end: 0.1}}
+        warmup: 2step
+"""
+
+
+def test_a_cli_project_adds_the_schedule_by_yaml_alone(tmp_path: Path) -> None:
+    (tmp_path / "project.py").write_text(PROJECT)
+    (tmp_path / "run.yaml").write_text(CONFIG)
+    command = [sys.executable, "project.py", "fit", "--config", "run.yaml"]
+    environment = {"PYTHONPATH": str(Path(__file__).parent), "PATH": "", "HOME": str(tmp_path)}
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    line = next(line for line in done.stdout.splitlines() if line.startswith("LRS "))
+    assert json.loads(line.removeprefix("LRS ")) == expected(2)
+
+
+TWO_PROCESSES = """
+import json, sys
+import torch
+from lightning.pytorch import Callback
+from torch.utils.data import DataLoader, DistributedSampler
+from nets import Net, rows, trainer
+from lit_cosine import Cosine, LearningRateScheduler
+
+torch.set_num_threads(1)
+devices, folder = int(sys.argv[1]), sys.argv[2]
+
+class Sharded(Net):
+    def train_dataloader(self):
+        # the same global batch of 8: whole in one process, rows 0::2 and 1::2 in two; Lightning's own sampler shuffles
+        dataset = rows().dataset
+        sampler = DistributedSampler(dataset, devices, self.trainer.global_rank, shuffle=False)
+        return DataLoader(dataset, batch_size=8 // devices, sampler=sampler)
+
+model = Sharded()
+strategy = "ddp_fork" if devices == 2 else "auto"
+run = trainer(LearningRateScheduler(Cosine(end=0.1), warmup="2step"), devices=devices, strategy=strategy, max_epochs=2)
+
+class Report(Callback):
+    def on_train_end(self, trainer, pl_module):
+        report = {"lrs": pl_module.lrs, "weight": pl_module.layer.weight.tolist()}
+        with open(f"{folder}/{devices}-{trainer.global_rank}.json", "w") as file:
+            json.dump(report, file)
+
+run.callbacks.append(Report())
+run.fit(model)
+"""
+
+
+def test_two_processes_are_one(tmp_path: Path) -> None:
+    (tmp_path / "job.py").write_text(TWO_PROCESSES)
+    environment = {"PYTHONPATH": str(Path(__file__).parent), "PATH": "", "HOME": str(tmp_path)}
+    for devices in (1, 2):
+        command = [sys.executable, "job.py", str(devices), str(tmp_path)]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment, check=False)
+        assert done.returncode == 0, done.stderr
+    one, first, second = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("1-0", "2-0", "2-1"))
+    assert len(one["lrs"]) == 8
+    assert first["lrs"] == second["lrs"] == one["lrs"]
+    assert first["weight"] == second["weight"]
+    assert first["weight"][0] == pytest.approx(one["weight"][0], rel=1e-5)
