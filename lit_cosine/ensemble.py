@@ -1,0 +1,433 @@
+"""Many small trainings at once: stacked weights, one program per step, each member at its own LR.
+
+A block is a rectangle of members: some seeds, each with the same arms. An arm is a column of the LR table. All arms of
+a seed start from the same weights, see the same batches in the same order and the same dropout, so that they differ by
+their LR alone. Members are ordered by seed, then arm.
+
+Convention: nothing here depends on which block a member is in but the order of additions inside a batched matrix
+product; the same blocks give the same bits, in whichever process they run.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, grad_and_value, vmap
+
+from lit_cosine.program import Program, trace
+from lit_cosine.schedules import Schedule
+from lit_cosine.update_rules import OptimizerName, update_rule
+
+__all__ = [
+    "Block",
+    "Ensemble",
+    "NotStackable",
+    "Training",
+    "batch_orders",
+    "cross_entropy",
+    "dropout_seed",
+    "initial_network",
+    "learning_rates",
+]
+
+Rows = tuple[Tensor, Tensor]
+"""Inputs and targets with the same number of rows."""
+
+_EVALUATION_ROWS = 512  # rows that are evaluated at once: bounds the memory
+
+
+class NotStackable(ValueError):
+    """A network whose members cannot be trained as one."""
+
+
+def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the mean cross-entropy of ``logits`` (rows, classes) against ``labels`` (rows,), as torch's does.
+
+    Written with the classes first: the rows, of which there are more, are then contiguous when members are stacked.
+
+    >>> logits, labels = torch.tensor([[2.0, 0.0], [1.0, 1.0]]), torch.tensor([0, 1])
+    >>> torch.allclose(cross_entropy(logits, labels), nn.functional.cross_entropy(logits, labels))
+    True
+    """
+    log_probabilities = torch.log_softmax(logits.transpose(-1, -2), dim=0)
+    classes = torch.arange(logits.shape[-1], device=labels.device).unsqueeze(1)
+    chosen = torch.where(labels == classes, log_probabilities, 0.0)
+    return -chosen.sum() / labels.shape[0]
+
+
+@dataclass(frozen=True)
+class Training:
+    """What all members have in common.
+
+    Args:
+        network: Makes a network; called once for each seed, with torch's generator at that seed.
+        max_epochs: Passes over the training rows, >= 1.
+        batch_size: Rows per step, >= 1; an epoch's last batch may be smaller.
+        optimizer: ``"adam"``, ``"adamw"`` or ``"sgd"``, with the formulas and defaults of ``torch.optim``.
+        weight_decay: Added to the gradient times the weights (Adam, SGD), or decoupled from it (AdamW); >= 0.
+        momentum: Of SGD, in [0, 1).
+        loss: Maps (outputs, targets) of one batch to their mean loss.
+    """
+
+    network: Callable[[], nn.Module]
+    max_epochs: int
+    batch_size: int = 64
+    optimizer: OptimizerName = "adam"
+    weight_decay: float = 0.0
+    momentum: float = 0.9
+    loss: Callable[[Tensor, Tensor], Tensor] = cross_entropy
+
+    def total_steps(self, rows: int) -> int:
+        """Return the number of optimizer steps over ``rows`` training rows."""
+        return self.max_epochs * -(-rows // self.batch_size)
+
+
+@dataclass(frozen=True)
+class Block:
+    """What a block's trainings gave; the last dimension counts members, by seed, then arm.
+
+    Attributes:
+        train_loss: Mean loss of each epoch's training batches, as seen while training (epochs, members).
+        val_loss: Mean loss on the validation rows after each epoch (epochs, members).
+        val_accuracy: Share of validation rows whose largest output is the target (epochs, members).
+        test_loss: Mean loss on the test rows after the last epoch (members,).
+        test_accuracy: Likewise (members,).
+        weights: Each parameter after the last step, stacked (members, …).
+    """
+
+    train_loss: Tensor
+    val_loss: Tensor
+    val_accuracy: Tensor
+    test_loss: Tensor
+    test_accuracy: Tensor
+    weights: dict[str, Tensor]
+
+
+def learning_rates(schedules: Sequence[Schedule], lrs: Sequence[float], steps: int) -> Tensor:
+    """Return the LR of every arm at every step, lr * schedule(k / steps), as float64 (steps, arms).
+
+    Arms are ordered by schedule, then LR.
+
+    >>> from lit_cosine import Constant, Cosine
+    >>> learning_rates([Constant(), Cosine()], [0.1, 0.2], steps=2)[1]
+    tensor([0.1000, 0.2000, 0.0500, 0.1000], dtype=torch.float64)
+    """
+    factors = torch.tensor([schedule.sample(steps) for schedule in schedules], dtype=torch.float64)
+    peaks = torch.tensor(lrs, dtype=torch.float64)
+    return (factors[:, None, :] * peaks[None, :, None]).flatten(0, 1).T.contiguous()
+
+
+def initial_network(training: Training, seed: int) -> nn.Module:
+    """Return the network that every member of ``seed`` starts from; torch's own generator is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(_stream(seed, 0))
+        return training.network()
+
+
+def batch_orders(training: Training, rows: int, seed: int) -> Tensor:
+    """Return the order of the training rows in each epoch (max_epochs, rows), a function of ``seed`` alone."""
+    generator = torch.Generator().manual_seed(_stream(seed, 1))
+    return torch.stack([torch.randperm(rows, generator=generator) for _ in range(training.max_epochs)])
+
+
+def dropout_seed(seed: int) -> int:
+    """Return where torch's generator stands before the first step of ``seed``'s members."""
+    return _stream(seed, 2)
+
+
+def _stream(seed: int, purpose: int) -> int:
+    """Return one of several independent seeds that belong to ``seed``."""
+    return int(np.random.SeedSequence((seed, purpose)).generate_state(1, np.uint32)[0])
+
+
+class Ensemble:
+    """Trains blocks of ``seeds`` x ``arms`` members of one :class:`Training` on the same data.
+
+    Args:
+        training: What the members have in common.
+        train: Training rows.
+        val: Validation rows.
+        test: Test rows.
+        seeds: Number of seeds in a block, >= 1; 1 for a network that draws random numbers in training (see
+            ``draws_random``).
+        arms: Number of arms of each seed, >= 1.
+
+    Raises:
+        NotStackable: If members of this network cannot be trained as one; the message says why.
+
+    Attributes:
+        draws_random: Whether the network draws random numbers in training, as dropout does.
+        bytes_per_member: Memory of weights, optimizer and activations, for the choice of a block's size.
+    """
+
+    def __init__(self, training: Training, train: Rows, val: Rows, test: Rows, seeds: int, arms: int) -> None:
+        self._training, self._train = training, train
+        self.seeds, self.arms, self.members = seeds, arms, seeds * arms
+        network = initial_network(training, 0)
+        self.draws_random = _check_forward(network, training, train)
+        if self.draws_random and seeds > 1:
+            raise ValueError(f"seeds must be 1 for a network that draws random numbers in training, got {seeds}")
+        self._network = network
+        self._trained = {name: value.detach() for name, value in network.named_parameters() if value.requires_grad}
+        self._fixed = {
+            name: _repeat(value.detach(), self.members)
+            for name, value in (*network.named_parameters(), *network.named_buffers())
+            if name not in self._trained
+        }
+        rows = len(train[0])
+        sizes = {min(training.batch_size, rows), rows % training.batch_size or training.batch_size}
+        with torch.random.fork_rng(devices=[]):
+            self._build(sorted(sizes, reverse=True), val, test)
+        parameters = sum(flat.numel() * flat.element_size() for flat in (self._weights, self._gradients))
+        programs = sum(step.program.nbytes for step in self._steps.values())
+        self.bytes_per_member = (2 * parameters + programs) // self.members
+
+    def _build(self, sizes: Sequence[int], val: Rows, test: Rows) -> None:
+        first = next(iter(self._trained.values()))
+        total = self.members * sum(value.numel() for value in self._trained.values())
+        self._weights = first.new_zeros(total)
+        self._gradients = first.new_zeros(total)
+        strides: list[tuple[int, ...]] | None = None
+        self._steps: dict[int, _Step] = {}
+        for size in sizes:
+            # the first program is lowered twice: gradients choose their layout, then weights follow it
+            if strides is None:
+                self._lay_out(None)
+                outputs = self._step(size, lay_out_freely=True).program.outputs
+                strides = [_dense_strides(gradient) for gradient in outputs[:-1]]
+                self._lay_out(strides)
+            self._steps[size] = self._step(size)
+        self._check_against_autograd(self._steps[sizes[0]])
+        self._val, self._test = self._evaluation(val), self._evaluation(test)
+        self._optimizer = update_rule(self._training.optimizer, self._training.weight_decay, self._training.momentum)(
+            self._weights, self._gradients, self._pieces(self._weights, strides)
+        )
+
+    def _lay_out(self, strides: Sequence[tuple[int, ...]] | None) -> None:
+        """Make each parameter (members, …) a piece of the flat buffers, and start it where member 0 starts."""
+        self._stacked = dict(zip(self._trained, self._pieces(self._weights, strides), strict=True))
+        self._stacked_gradients = self._pieces(self._gradients, strides)
+        for name, value in self._trained.items():
+            self._stacked[name].copy_(value.expand_as(self._stacked[name]))
+
+    def _pieces(self, flat: Tensor, strides: Sequence[tuple[int, ...]] | None) -> list[Tensor]:
+        pieces, offset = [], 0
+        for index, value in enumerate(self._trained.values()):
+            shape = (self.members, *value.shape)
+            piece = flat[offset : offset + self.members * value.numel()]
+            pieces.append(piece.view(shape) if strides is None else piece.as_strided(shape, strides[index]))
+            offset += piece.numel()
+        return pieces
+
+    def _step(self, size: int, lay_out_freely: bool = False) -> _Step:
+        """Return the program that computes loss and gradients of every member on a batch of ``size`` rows."""
+        inputs, targets = (rows[:size].clone() for rows in self._train)
+        shared = self.seeds == 1
+        if not shared:
+            inputs, targets = (_repeat(rows, self.members) for rows in (inputs, targets))
+        names, network, loss = [*self._stacked, *self._fixed], self._network, self._training.loss
+
+        def member_loss(trained: dict[str, Tensor], fixed: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
+            return loss(functional_call(network, {**trained, **fixed}, (x,)), y)
+
+        rows_dim = None if shared else 0
+        stacked = vmap(grad_and_value(member_loss), in_dims=(0, 0, rows_dim, rows_dim), randomness="same")
+
+        def step(*tensors: Tensor) -> tuple[Tensor, ...]:
+            state = dict(zip(names, tensors[:-2], strict=True))
+            trained = {name: state[name] for name in self._stacked}
+            gradients, losses = stacked(trained, {name: state[name] for name in self._fixed}, *tensors[-2:])
+            return (*(gradients[name] for name in self._stacked), losses)
+
+        tensors = [*self._stacked.values(), *self._fixed.values(), inputs, targets]
+        network.train()
+        try:
+            graph = trace(step, tensors)
+        except Exception as error:  # torch.func refuses with errors of many types
+            raise NotStackable(f"network cannot be stacked: {_first_sentence(error)}") from error
+        into = None if lay_out_freely else [*self._stacked_gradients, None]
+        return _Step(Program(graph, tensors, into), inputs, targets)
+
+    def _evaluation(self, rows: Rows) -> list[tuple[int, Program]]:
+        """Return programs that compute mean loss and accuracy of every member, each on some of ``rows``."""
+        names, network, loss = [*self._stacked, *self._fixed], self._network, self._training.loss
+
+        def member(state: dict[str, Tensor], x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+            outputs = functional_call(network, state, (x,))
+            return loss(outputs, y), _accuracy(outputs, y)
+
+        def evaluate(*tensors: Tensor) -> tuple[Tensor, ...]:
+            state = dict(zip(names, tensors[:-2], strict=True))
+            return vmap(member, in_dims=(0, None, None), randomness="same")(state, *tensors[-2:])
+
+        programs = []
+        network.eval()
+        for start in range(0, len(rows[0]), _EVALUATION_ROWS):
+            x, y = (part[start : start + _EVALUATION_ROWS] for part in rows)
+            tensors = [*self._stacked.values(), *self._fixed.values(), x, y]
+            with torch.no_grad():
+                programs.append((len(x), Program(trace(evaluate, tensors), tensors)))
+        network.train()
+        return programs
+
+    def _check_against_autograd(self, step: _Step) -> None:
+        """Refuse a network whose stacked gradients are not those that plain autograd gives."""
+        network, shared = self._network, self.seeds == 1
+        x, y = (rows if shared else rows[0] for rows in (step.inputs, step.targets))
+        torch.manual_seed(0)
+        with torch.enable_grad():
+            loss = self._training.loss(network(x), y)
+            parameters = [value for value in network.parameters() if value.requires_grad]
+            expected = torch.autograd.grad(loss, parameters, allow_unused=True)
+        torch.manual_seed(0)
+        with torch.no_grad():
+            step.program()
+        plain = [torch.zeros_like(v) if g is None else g for v, g in zip(parameters, expected, strict=True)]
+        eps, largest = torch.finfo(plain[0].dtype).eps, max(float(value.abs().max()) for value in plain)
+        for name, value, stacked in zip(self._trained, plain, self._stacked_gradients, strict=True):
+            # a gradient that is zero on paper, such as a bias before a normalisation, is rounding of the others
+            scale = max(float(value.abs().max()), largest * 1e-3)
+            off = float((stacked[-1] - value).abs().max()) / scale if scale else 0.0
+            if not off < 1e4 * eps:
+                raise NotStackable(
+                    f"network cannot be stacked: the gradient of {name!r} is off by {off:.1g} of its largest entry"
+                )
+
+    def run(self, seeds: Sequence[int], learning_rates: Tensor) -> Block:
+        """Train one block and return what came of it.
+
+        Args:
+            seeds: As many as the block has, each >= 0.
+            learning_rates: The LR of every arm at every step (steps, arms), see :func:`learning_rates`.
+        """
+        if len(seeds) != self.seeds:
+            raise ValueError(f"seeds must be {self.seeds}, got {len(seeds)}")
+        rows = len(self._train[0])
+        steps = self._training.total_steps(rows)
+        if learning_rates.shape != (steps, self.arms):
+            raise ValueError(f"learning_rates must be {(steps, self.arms)}, got {tuple(learning_rates.shape)}")
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            self._start(seeds)
+            orders = torch.stack([batch_orders(self._training, rows, seed) for seed in seeds], dim=1)
+            torch.manual_seed(dropout_seed(seeds[0]))
+            table = learning_rates.to(self._weights.dtype).repeat(1, self.seeds)
+            epochs = [self._epoch(order, part) for order, part in zip(orders, table.chunk(len(orders)), strict=True)]
+            train_loss, val_loss, val_accuracy = (torch.stack(curve) for curve in zip(*epochs, strict=True))
+            test_loss, test_accuracy = _evaluate(self._test)
+            weights = {name: value.clone() for name, value in self._stacked.items()}
+        return Block(train_loss, val_loss, val_accuracy, test_loss, test_accuracy, weights)
+
+    def _start(self, seeds: Sequence[int]) -> None:
+        """Give every member the initial state of its seed."""
+        self._optimizer.reset()
+        for index, seed in enumerate(seeds):
+            members = slice(index * self.arms, (index + 1) * self.arms)
+            network = initial_network(self._training, seed)
+            state = dict((*network.named_parameters(), *network.named_buffers()))
+            for name, stacked in (*self._stacked.items(), *self._fixed.items()):
+                stacked[members].copy_(state[name].expand_as(stacked[members]))
+
+    def _epoch(self, order: Tensor, learning_rates: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Train one epoch over the rows in ``order`` (seeds, rows); return train loss, val loss and val accuracy."""
+        batch, rows = self._training.batch_size, order.shape[1]
+        losses = torch.zeros(self.members, dtype=torch.float64)
+        for start, lr in zip(range(0, rows, batch), learning_rates, strict=True):
+            indices = order[:, start : start + batch]
+            step = self._steps[indices.shape[1]]
+            step.fetch(self._train, indices, self.arms)
+            step.program()
+            losses.add_(step.program.outputs[-1], alpha=indices.shape[1] / rows)
+            self._optimizer.step(lr)
+        return losses, *_evaluate(self._val)
+
+
+@dataclass(frozen=True)
+class _Step:
+    """A program and the fixed tensors that it reads its batch from."""
+
+    program: Program
+    inputs: Tensor
+    targets: Tensor
+
+    def fetch(self, rows: Rows, indices: Tensor, arms: int) -> None:
+        """Read the rows of ``indices`` (seeds, batch), once for each seed."""
+        for source, target in zip(rows, (self.inputs, self.targets), strict=True):
+            if len(indices) == 1:
+                torch.index_select(source, 0, indices[0], out=target)
+            else:
+                fetched = source[indices]
+                members = target.view(len(indices), arms, *target.shape[1:])
+                members.copy_(fetched.unsqueeze(1).expand_as(members))
+
+
+def _accuracy(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Return the share of rows whose largest output is the target's; nan where targets are no class numbers.
+
+    A tie counts as a miss. Classes first and no argmax, which is slow on stacked members.
+    """
+    if targets.is_floating_point() or outputs.dim() != 2 or targets.dim() != 1:
+        return outputs.sum() * float("nan")
+    scores = outputs.transpose(-1, -2)
+    own = targets == torch.arange(outputs.shape[-1], device=targets.device).unsqueeze(1)
+    others = torch.where(own, -torch.inf, scores).amax(0)
+    return (torch.where(own, scores, 0.0).sum(0) > others).to(outputs.dtype).mean()
+
+
+def _evaluate(programs: Sequence[tuple[int, Program]]) -> tuple[Tensor, Tensor]:
+    """Return mean loss and accuracy of every member over all rows."""
+    rows = sum(count for count, _ in programs)
+    totals = [torch.zeros_like(output, dtype=torch.float64) for output in programs[0][1].outputs]
+    for count, program in programs:
+        program()
+        for total, output in zip(totals, program.outputs, strict=True):
+            total.add_(output, alpha=count / rows)
+    return cast("tuple[Tensor, Tensor]", tuple(totals))
+
+
+def _check_forward(network: nn.Module, training: Training, train: Rows) -> bool:
+    """Return whether a forward pass in training draws random numbers; refuse one that changes anything else."""
+    if not any(value.requires_grad for value in network.parameters()):
+        raise NotStackable("network cannot be stacked: it has no parameter to train")
+    network.train()
+    state, python_state, numpy_state = torch.get_rng_state(), random.getstate(), np.random.get_state()
+    versions = {name: buffer._version for name, buffer in network.named_buffers()}
+    values = {name: buffer.clone() for name, buffer in network.named_buffers()}
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        training.loss(network(train[0][: training.batch_size]), train[1][: training.batch_size])
+        draws = not torch.equal(state, torch.get_rng_state())
+    changed = [
+        name
+        for name, buffer in network.named_buffers()
+        if buffer._version != versions[name] or not torch.equal(buffer, values[name])
+    ]
+    for name, buffer in network.named_buffers():
+        buffer.copy_(values[name])
+    if changed:
+        raise NotStackable(
+            f"network cannot be stacked: training changes its buffers {', '.join(changed)} (as BatchNorm does), "
+            f"and those of stacked members would run together"
+        )
+    if random.getstate() != python_state or repr(np.random.get_state()) != repr(numpy_state):
+        raise NotStackable("network cannot be stacked: it draws random numbers from Python or numpy, not from torch")
+    return draws
+
+
+def _dense_strides(value: Tensor) -> tuple[int, ...]:
+    """Return the strides of ``value`` if it fills its memory without gaps, or those of a contiguous copy."""
+    copy = torch.empty_like(value, memory_format=torch.preserve_format)
+    return copy.stride()
+
+
+def _repeat(value: Tensor, members: int) -> Tensor:
+    return value.unsqueeze(0).repeat(members, *[1] * value.dim())
+
+
+def _first_sentence(error: Exception) -> str:
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0][:300]
