@@ -7,6 +7,7 @@ update at position k runs at base LR * warmup(k) * schedule(clock(k)). Every LR 
 from __future__ import annotations
 
 import logging
+import math
 import operator
 import warnings
 from typing import Any
@@ -63,6 +64,8 @@ class ScheduleLR(LRScheduler):
     [0.05]
     """
 
+    base_lrs: list[float]  # type: ignore[assignment]  # torch keeps tensors here; ours are always numbers
+
     def __init__(
         self,
         optimizer: Optimizer,
@@ -86,7 +89,8 @@ class ScheduleLR(LRScheduler):
         self.clock = Clock(self.total_steps, self.warmup_steps)
         self._factor = 1.0
         self._written: list[float] = []
-        self._versions: list[int] = []
+        self._filled: dict[int, tuple[Tensor, int]] = {}  # the tensors among them, at the version they then had
+        self._checkpointed: list[float] = []
         super().__init__(optimizer)
 
     def factor_at(self, step: float) -> float:
@@ -104,7 +108,7 @@ class ScheduleLR(LRScheduler):
         """
         if epoch is not None:
             raise ValueError(f"ScheduleLR.step counts for itself, got epoch={epoch}; see move_to")
-        if self.last_epoch == 0 and not getattr(self.optimizer, "_opt_called", False):
+        if self.last_epoch == 0 and _is_untouched(self.optimizer):
             warnings.warn(
                 "ScheduleLR.step() was called before optimizer.step(): the first LR of the schedule is skipped",
                 stacklevel=2,
@@ -112,12 +116,19 @@ class ScheduleLR(LRScheduler):
         self.move_to(self.last_epoch + 1)
 
     def move_to(self, step: float) -> None:
-        """Go to ``step`` and write its LR to every group, for runs that are not counted one by one."""
+        """Go to ``step`` and write its LR to every group, for runs that are not counted one by one.
+
+        Raises:
+            ValueError: If ``step`` is negative or not finite.
+        """
+        if not 0 <= step < math.inf:
+            raise ValueError(f"step must be finite and >= 0, got {step}")
         if self.last_epoch < 0:  # called by torch's constructor, which has filled initial_lr
             entry = "initial_lr" if self.key == "lr" else self.key
             self.base_lrs = [float(group[entry]) for group in self.optimizer.param_groups]
         else:
             self._hear()
+            self._checkpointed = []
         self.last_epoch = step  # type: ignore[assignment]
         self._write()
 
@@ -129,15 +140,21 @@ class ScheduleLR(LRScheduler):
     def resize(self, total_steps: int, warmup_steps: int | None = None) -> None:
         """Go on with another ``total_steps`` from where the run is now, as ``on_resize`` says; logs one line.
 
+        Nothing happens if that is the run's length already.
+
         Args:
             total_steps: The run's length from its first step, an integer >= 1.
             warmup_steps: The warmup of a run planned so from the start, used by ``"rescale"`` alone: the other policies
                 keep the warmup as it was.
+
+        Raises:
+            ValueError: If ``total_steps`` or ``warmup_steps`` is out of range.
         """
         lengths = _check_lengths(total_steps, self.warmup_steps if warmup_steps is None else warmup_steps)
-        self._hear()
-        self._resize(*lengths)
-        self._write()
+        if lengths != (self.total_steps, self.warmup_steps):
+            self._hear()
+            self._resize(*lengths)
+            self._write()
 
     def get_last_lr(self) -> list[float | Tensor]:
         """Return the LR of every group, as last written, as floats."""
@@ -163,8 +180,9 @@ class ScheduleLR(LRScheduler):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the step, the clock and the base LRs, and write every group's LR.
 
-        Load the optimizer's state first. If the state's ``total_steps`` differs from this scheduler's, ``on_resize``
-        applies and one line is logged.
+        If the state's ``total_steps`` differs from this scheduler's, ``on_resize`` applies and one line is logged.
+        Load the optimizer's state first: loaded later it brings back the LR that the checkpoint was written at, which
+        is no longer right where ``on_resize`` moved it, until the next ``step()``.
 
         Raises:
             ValueError: If the state is not a ScheduleLR's.
@@ -172,70 +190,69 @@ class ScheduleLR(LRScheduler):
         if not isinstance(state_dict, dict) or state_dict.keys() != _STATE:
             keys = sorted(state_dict) if isinstance(state_dict, dict) else type(state_dict).__name__
             raise ValueError(f"the state must be a ScheduleLR's, with the keys {sorted(_STATE)}; got {keys}")
-        planned, planned_warmup = self.total_steps, self.warmup_steps
+        planned = self.total_steps, self.warmup_steps
+        self._hear()  # groups that the checkpoint does not know keep their own base LR
+        saved = state_dict["base_lrs"][: len(self.base_lrs)]
+        self.base_lrs[: len(saved)] = saved
         self.last_epoch = state_dict["step"]
         self.total_steps, self.warmup_steps = state_dict["total_steps"], state_dict["warmup_steps"]
         self.clock = Clock(*state_dict["clock"])
-        groups = self.optimizer.param_groups
-        saved = state_dict["base_lrs"][: len(groups)]
-        self.base_lrs = [*saved, *(float(group[self.key]) for group in groups[len(saved) :])]
-        if self.total_steps != planned:
-            self._resize(planned, planned_warmup)
+        if self.total_steps != planned[0]:
+            self._resize(*planned)
+        elif self.warmup_steps != planned[1]:
+            _warn("warmup_steps stays %s, as in the checkpoint; %s was asked for", self.warmup_steps, planned[1])
         self._write()
+        self._checkpointed = list(state_dict["last_lr"])
 
     def _resize(self, total_steps: int, warmup_steps: int) -> None:
-        step, old, progress = self.last_epoch, self.total_steps, self.clock(self.last_epoch)
+        step, old = self.last_epoch, self.total_steps
+        progress, before = self.clock(step), self.factor_at(step)
         if self.on_resize == "rescale":
             self.warmup_steps = warmup_steps
-        before = self.factor_at(step)
         self.total_steps = total_steps
         self.clock = self.clock.reanchor(step, total_steps, self.on_resize, origin=self.warmup_steps)
         if progress == 1.0 and self.on_resize in ("continue", "keep"):
             then = 'the schedule had ended and holds its end; "restart" or "rescale" would anneal again'
         else:
             then = f"factor {before:.4g} -> {self.factor_at(step):.4g}, its end at step {self.clock.total:,}"
-        if not (
-            torch.distributed.is_available() and torch.distributed.is_initialized() and torch.distributed.get_rank()
-        ):
-            _log.warning(
-                'total_steps changed from %s to %s at step %s (progress %.4g), on_resize="%s": %s',
-                *(f"{old:,}", f"{total_steps:,}", f"{step:,}", progress, self.on_resize, then),
-            )
+        _warn(
+            'total_steps changed from %s to %s at step %s (progress %.4g), on_resize="%s": %s',
+            *(f"{old:,}", f"{total_steps:,}", f"{step:,}", progress, self.on_resize, then),
+        )
 
     def _hear(self) -> None:
         """Move base LRs along with groups whose LR is not what was last written; take in groups that are new."""
-        written, versions = self._written, self._versions
+        written = self._written
         for index, group in enumerate(self.optimizer.param_groups):
             lr = group[self.key]
             if index >= len(written):
                 self.base_lrs.append(float(lr))
                 written.append(float(lr))
-                versions.append(0)
             elif isinstance(lr, Tensor):
                 # reading a tensor waits for its device: look only if someone wrote to it, or put another in its place
-                if lr._version != versions[index] and not _same(lr, written[index]):
-                    self._move_base(index, float(lr))
+                tensor, version = self._filled.get(index, (None, 0))
+                if (lr is not tensor or lr._version != version) and not _same(lr, written[index]):
+                    self._move_base(index, lr)
             elif lr != written[index]:
-                self._move_base(index, float(lr))
+                self._move_base(index, lr)
 
-    def _move_base(self, index: int, lr: float) -> None:
+    def _move_base(self, index: int, lr: float | Tensor) -> None:
+        if index < len(self._checkpointed) and _same(lr, self._checkpointed[index]):
+            return  # no change from outside: the optimizer's state was loaded after the scheduler's
         scale = self._factor if self.last_epoch > 0 and self._factor > 0.0 else 1.0
-        self.base_lrs[index] = lr / scale
-        self._written[index] = lr
+        self.base_lrs[index] = float(lr) / scale
+        self._written[index] = float(lr)
 
     def _write(self) -> None:
         self._factor = factor = self.factor_at(self.last_epoch)
-        self._written = written = [float(base_lr) * factor for base_lr in self.base_lrs]
-        versions = []
-        for group, value in zip(self.optimizer.param_groups, written, strict=False):
+        self._written = written = [base_lr * factor for base_lr in self.base_lrs]
+        for index, (group, value) in enumerate(zip(self.optimizer.param_groups, written, strict=False)):
             lr = group[self.key]
             if isinstance(lr, Tensor):
                 lr.fill_(value)
-                versions.append(lr._version)
+                self._filled[index] = lr, lr._version
             else:
                 group[self.key] = value
-                versions.append(-1)
-        self._versions = versions
 
 
 def _check_lengths(total_steps: int, warmup_steps: int) -> tuple[int, int]:
@@ -255,6 +272,18 @@ def _integer(name: str, value: int, least: int) -> int:
     return operator.index(value)
 
 
-def _same(lr: Tensor, written: float) -> bool:
-    """Return whether ``lr`` holds ``written``, to its own precision."""
-    return bool(lr == torch.tensor(written, dtype=lr.dtype))
+def _is_untouched(optimizer: Optimizer) -> bool:
+    """Return whether ``optimizer.step`` was surely not called yet; a copy or pickle has lost torch's wrapper."""
+    return hasattr(optimizer.step, "_wrapped_by_lr_sched") and not getattr(optimizer, "_opt_called", False)
+
+
+def _same(lr: float | Tensor, value: float) -> bool:
+    """Return whether ``lr`` holds ``value``, to its own precision."""
+    return bool(lr == torch.tensor(value, dtype=lr.dtype)) if isinstance(lr, Tensor) else lr == value
+
+
+def _warn(message: str, *numbers: object) -> None:
+    """Log one line, on one rank."""
+    distributed = torch.distributed
+    if not (distributed.is_available() and distributed.is_initialized() and distributed.get_rank()):
+        _log.warning(message, *numbers)
