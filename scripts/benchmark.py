@@ -1,0 +1,146 @@
+#!/usr/bin/env python
+"""Timings, measured side by side in one process: ``python scripts/benchmark.py scheduler``.
+
+Convention: every round runs the baseline and each contender once, in an order that turns from round to round, and a
+ratio compares the two of one round; so what else the machine is doing meets them alike. To add a subcommand, write a
+function that takes the parsed arguments and returns rows, under ``@command``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+
+_COMMANDS: dict[str, Callable[[argparse.Namespace], list[Row]]] = {}
+
+
+@dataclass(frozen=True)
+class Row:
+    """What one contender took against its baseline.
+
+    Args:
+        name: The contender.
+        baseline: What it was measured against.
+        seconds: The contender's median.
+        ratios: Its time over the baseline's, round by round.
+    """
+
+    name: str
+    baseline: str
+    seconds: float
+    ratios: tuple[float, ...]
+
+    def summary(self) -> dict[str, str | float | int]:
+        """Return the row as plain data, with the figures the table shows."""
+        figures = {"median": statistics.median(self.ratios), "min": min(self.ratios), "max": max(self.ratios)}
+        return {**asdict(self), **figures, "runs": len(self.ratios)}
+
+
+def command(function: Callable[[argparse.Namespace], list[Row]]) -> Callable[[argparse.Namespace], list[Row]]:
+    """Make ``function`` a subcommand: its name is the command, its docstring the help."""
+    _COMMANDS[function.__name__] = function
+    return function
+
+
+def side_by_side(contenders: dict[str, Callable[[], object]], runs: int, number: int = 1) -> list[Row]:
+    """Return a row for every contender but the first, which is the baseline.
+
+    Args:
+        contenders: What is timed, by name; each call does ``number`` repetitions of one thing.
+        runs: Rounds, >= 1; a round before the first warms up and is not counted.
+        number: Repetitions in one call; ``seconds`` is the time of one of them.
+    """
+    names = list(contenders)
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    for round_ in range(runs + 1):
+        turn = round_ % len(names)
+        for name in names[turn:] + names[:turn]:
+            start = time.perf_counter()
+            contenders[name]()
+            seconds[name].append((time.perf_counter() - start) / number)
+    baseline, *others = names
+    return [
+        Row(
+            name,
+            baseline,
+            statistics.median(seconds[name][1:]),
+            tuple(own / base for own, base in zip(seconds[name][1:], seconds[baseline][1:], strict=True)),
+        )
+        for name in others
+    ]
+
+
+@command
+def scheduler(args: argparse.Namespace) -> list[Row]:
+    """Time ScheduleLR.step() against torch's LambdaLR with the same cosine, with one and with eight groups."""
+    import torch
+    from torch.optim.lr_scheduler import LambdaLR, LRScheduler
+
+    from lit_cosine import Cosine, ScheduleLR
+
+    number = 20_000
+
+    def steps(make: Callable[[torch.optim.Optimizer], LRScheduler], groups: int) -> Callable[[], None]:
+        parameters = [{"params": [torch.nn.Parameter(torch.zeros(()))], "lr": 0.1} for _ in range(groups)]
+        optimizer = torch.optim.SGD(parameters)
+        played = make(optimizer)
+        optimizer.step()
+
+        def run() -> None:
+            played.last_epoch = 0
+            for _ in range(number):
+                played.step()
+
+        return run
+
+    rows = []
+    for groups in (1, 8):
+        lambda_lr = steps(lambda o: LambdaLR(o, lambda k: 0.5 * (1.0 + math.cos(math.pi * k / number))), groups)
+        ours = steps(lambda o: ScheduleLR(o, Cosine(), total_steps=number), groups)
+        label = f"{groups} group{'s' * (groups > 1)}"
+        rows += side_by_side({f"LambdaLR, {label}": lambda_lr, f"ScheduleLR, {label}": ours}, args.runs, number)
+    return rows
+
+
+def _table(rows: Sequence[Row]) -> str:
+    header = ("what", "against", "time", "ratio", "min", "max", "runs")
+    lines = [header]
+    for row in rows:
+        figures = row.summary()
+        ratios = (f"{figures[key]:.3f}" for key in ("median", "min", "max"))
+        lines.append((row.name, row.baseline, _time(row.seconds), *ratios, str(figures["runs"])))
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
+
+
+def _time(seconds: float) -> str:
+    scale, unit = next((s, u) for s, u in ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"), (1e-9, "ns")) if seconds >= s)
+    return f"{seconds / scale:.3g} {unit}"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one subcommand and print its table, or JSON."""
+    parser = argparse.ArgumentParser(description="Timings, measured side by side in one process.")
+    subcommands = parser.add_subparsers(dest="command", required=True)
+    for name, function in _COMMANDS.items():
+        subparser = subcommands.add_parser(name, help=function.__doc__, description=function.__doc__)
+        subparser.add_argument("--runs", type=_runs, default=15, help="rounds that are measured (15)")
+        subparser.add_argument("--json", action="store_true", help="print the rows as JSON, every ratio included")
+    args = parser.parse_args(arguments)
+    rows = _COMMANDS[args.command](args)
+    print(json.dumps([row.summary() for row in rows], indent=2) if args.json else _table(rows))
+
+
+def _runs(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be an integer >= 1, got {text!r}")
+    return int(text)
+
+
+if __name__ == "__main__":
+    main()
