@@ -92,8 +92,10 @@ def resumed_progress(step: float, resumed_at: float, policy: str, old: float, ne
     """
 
     def line(x0: float, y0: float, x1: float, x: float) -> float:
-        """The straight line from (x0, y0) to (x1, 1), clamped."""
-        return 1.0 if x >= x1 else max(y0, y0 + (1 - y0) * (x - x0) / (x1 - x0))
+        """The straight line from (x0, y0) to (x1, 1), level before and behind."""
+        if x >= x1:
+            return 1.0
+        return y0 if x <= x0 else y0 + (1 - y0) * (x - x0) / (x1 - x0)
 
     if step < resumed_at or policy == "keep":
         return line(origin, 0.0, old, step)
