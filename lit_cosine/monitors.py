@@ -56,7 +56,8 @@ class LearningRateLogger(_Listener):
 
     Point s is the LR that update s really used, whoever set it; under accumulation there is one point for each update.
     The tags are LearningRateMonitor's: ``lr-<optimizer class>`` or the scheduler's name, with ``/pg1``, ``/pg2``, …
-    where an optimizer has several groups. A group that joins later gets a tag of its own and renames none.
+    where an optimizer has several groups. A group that joins later gets a tag of its own and renames none. Other
+    hyperparameters that LearningRateScheduler drives are written beside it: ``weight_decay-<optimizer class>``.
 
     Points are written in bundles: at the end of an epoch, of 1000 updates and of the run, with every checkpoint, and
     when training is interrupted.
@@ -64,6 +65,11 @@ class LearningRateLogger(_Listener):
     >>> import lightning.pytorch as pl
     >>> trainer = pl.Trainer(callbacks=[LearningRateLogger()], accelerator="cpu", logger=False)
     """
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        """Begin to listen to the optimizers, also for what a LearningRateScheduler drives besides the LR."""
+        driven = [getattr(callback, "schedules", {}) for callback in trainer.callbacks]
+        self._used.attach(trainer, [key for schedules in driven for key in schedules if key != "lr"])
 
     def state_dict(self) -> dict[str, Any]:
         """Return the number of updates made and the tags, as plain data."""

@@ -5,7 +5,7 @@ Convention: update s of an optimizer, counted from 0 over the whole run, is poin
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import Any
 
@@ -15,6 +15,9 @@ from torch.optim import Optimizer
 from lit_cosine.trainer import lr_names
 
 __all__ = ["UsedLRs"]
+
+Used = dict[str, list[float | Tensor]]
+"""Entry of the param groups, ``"lr"`` first -> its value in each group."""
 
 
 class UsedLRs:
@@ -29,18 +32,25 @@ class UsedLRs:
 
     def __init__(self, owner: Any) -> None:
         self._owner = owner
-        # index of the optimizer, number of its update, the LR of each of its groups
-        self.updates: list[tuple[int, int, list[float | Tensor]]] = []
+        # index of the optimizer, number of its update, what each of its groups used
+        self.updates: list[tuple[int, int, Used]] = []
         self.done: list[int] = []
         self.tags: list[list[str]] = []
         self._optimizers: list[Optimizer] = []
         self._trainer: Any = None
-        self._read: dict[int, list[float | Tensor]] = {}
+        self._read: dict[int, Used] = {}
+        self._keys = ["lr"]
         self._handles: list[Any] = []
 
-    def attach(self, trainer: Any) -> None:
-        """Begin to listen to the Trainer's optimizers, going on from a restored ``done`` where there is one."""
+    def attach(self, trainer: Any, keys: Iterable[str] = ()) -> None:
+        """Begin to listen to the Trainer's optimizers, going on from a restored ``done`` where there is one.
+
+        Args:
+            trainer: The Trainer.
+            keys: Entries of the param groups to record besides the LR.
+        """
         self.detach()
+        self._keys = ["lr", *keys]
         self._optimizers = list(trainer.optimizers)
         if len(self.done) != len(self._optimizers):
             self.done = [trainer.global_step // max(len(self._optimizers), 1)] * len(self._optimizers)
@@ -69,22 +79,39 @@ class UsedLRs:
     def add_last(self) -> None:
         """Record the LRs as they stand now, after the final update."""
         for index, optimizer in enumerate(self._optimizers):
-            self.updates.append((index, self.done[index], _lrs(optimizer)))
+            self.updates.append((index, self.done[index], self._values(optimizer)))
 
     def take(self) -> Iterator[tuple[int, dict[str, float]]]:
-        """Yield the step and the LRs by tag of every update recorded since the last time."""
+        """Yield the step and the values by tag of every update recorded since the last time."""
         updates, self.updates = self.updates, []
-        for index, step, lrs in updates:
+        for index, step, used in updates:
             tags = self.tags[index]
-            if len(tags) < len(lrs):  # groups have joined
+            if len(tags) < len(used["lr"]):  # groups have joined
                 tags += self._names()[index][len(tags) :]
-            yield step, {tag: float(lr) for tag, lr in zip(tags, lrs, strict=False)}
+            yield (
+                step,
+                {
+                    _tag(key, tag): float(value)
+                    for key, values in used.items()
+                    for tag, value in zip(tags, values, strict=False)
+                },
+            )
+
+    def _values(self, optimizer: Optimizer) -> Used:
+        """Return what every group holds; a tensor as a copy that is read later, so that nobody waits for its device."""
+        return {
+            key: [
+                value.detach().clone() if isinstance(value, Tensor) else value
+                for value in (group[key] for group in optimizer.param_groups)
+            ]
+            for key in self._keys
+        }
 
     def _names(self) -> list[list[str]]:
         return lr_names(self._optimizers, configs=self._trainer.lr_scheduler_configs)
 
     def _before(self, index: int, optimizer: Optimizer, *_: Any) -> None:
-        self._read[index] = _lrs(optimizer)
+        self._read[index] = self._values(optimizer)
 
     def _after(self, index: int, optimizer: Optimizer, *_: Any) -> None:
         found_inf = getattr(optimizer, "found_inf", None)
@@ -96,7 +123,8 @@ class UsedLRs:
         self.done[index] += 1
 
 
-def _lrs(optimizer: Optimizer) -> list[float | Tensor]:
-    """Return the LR of every group; a tensor as a copy that is read later, so that nobody waits for its device."""
-    lrs = (group["lr"] for group in optimizer.param_groups)
-    return [lr.detach().clone() if isinstance(lr, Tensor) else lr for lr in lrs]
+def _tag(key: str, tag: str) -> str:
+    """Return the tag of ``key`` beside the LR's: ``weight_decay-Adam/pg1`` beside ``lr-Adam/pg1``."""
+    if key == "lr":
+        return tag
+    return f"{key}{tag.removeprefix('lr')}" if tag.startswith("lr-") else f"{tag}-{key}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import csv
 import math
 import pickle
 from itertools import product
@@ -28,7 +29,16 @@ from nets import Net, rows, trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
-from lit_cosine import Constant, Cosine, LearningRateScheduler, Linear, Sequential, Step, lr_scheduler_config
+from lit_cosine import (
+    Constant,
+    Cosine,
+    LearningRateLogger,
+    LearningRateScheduler,
+    Linear,
+    Sequential,
+    Step,
+    lr_scheduler_config,
+)
 
 # 2026-11, lightning 2.6.6: these tests resume without the callback that saved, train without an optimizer on purpose,
 # and save by steps under manual optimization, where it is the weights after the step that are wanted
@@ -287,7 +297,7 @@ def test_twelve_groups_keep_their_own_learning_rates(caplog: pytest.LogCaptureFi
 
 
 @pytest.mark.parametrize("monitor_first", [True, False])
-def test_the_monitor_logs_what_was_used(tmp_path: Path, monitor_first: bool) -> None:
+def test_the_monitor_and_the_logger_log_what_was_used(tmp_path: Path, monitor_first: bool) -> None:
     monitor, ours = LearningRateMonitor("step"), LearningRateScheduler(COSINE, warmup="2step")
     model = Net()
     logger = pl.loggers.CSVLogger(tmp_path)
@@ -296,7 +306,7 @@ def test_the_monitor_logs_what_was_used(tmp_path: Path, monitor_first: bool) -> 
     assert [float(lr) for lr in monitor.lrs["lr-SGD"]] == model.lrs
 
 
-def test_other_hyperparameters_run_over_the_whole_run() -> None:
+def test_other_hyperparameters_run_over_the_whole_run(tmp_path: Path) -> None:
     seen: list[tuple[float, float]] = []
 
     class Note(Callback):
@@ -304,7 +314,13 @@ def test_other_hyperparameters_run_over_the_whole_run() -> None:
             seen.append((optimizer.param_groups[0]["weight_decay"], optimizer.param_groups[0]["momentum"]))
 
     callback = LearningRateScheduler(COSINE, warmup="2step", weight_decay=Linear(1, 10), momentum=Linear(1, 0.5))
-    fit(Net(weight_decay=0.01, momentum=0.9), callback, Note(), max_epochs=1)
+    logger = pl.loggers.CSVLogger(tmp_path)
+    model = Net(weight_decay=0.01, momentum=0.9)
+    fit(model, LearningRateLogger(), callback, Note(), max_epochs=1, logger=logger, log_every_n_steps=1)
+    with open(Path(logger.log_dir) / "metrics.csv") as file:
+        logged = [(float(row["weight_decay-SGD"]), float(row["momentum-SGD"])) for row in csv.DictReader(file)]
+    assert logged[:-1] == seen
+    assert logged[-1] == pytest.approx((0.1, 0.45), rel=1e-12)  # after the final update
     assert seen == [pytest.approx((0.01 * (1 + 9 * k / 8), 0.9 * (1 - 0.5 * k / 8)), rel=1e-12) for k in range(8)]
 
 
