@@ -17,6 +17,7 @@ from torch.nn.functional import cross_entropy
 from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy
 
+from lit_cosine.checkpoint_io import SafeLoading
 from lit_cosine.horizon import Duration, OnResize, check_on_resize
 from lit_cosine.schedules import Cosine, Schedule, check_schedule
 from lit_cosine.trainer import Interval, lr_scheduler_config
@@ -56,7 +57,7 @@ class SimpleNN(nn.Module):
 _SIMPLE_NN = f"{SimpleNN.__module__}.{SimpleNN.__qualname__}"
 
 
-class LitClassifier(LightningModule):
+class LitClassifier(SafeLoading, LightningModule):
     """Cross-entropy, accuracy, Adam, and an LR that follows ``schedule`` to the end of the run.
 
     Logs ``train_loss``, ``train_accuracy``, ``val_loss``, ``val_accuracy``, ``test_loss`` and ``test_accuracy``, each
