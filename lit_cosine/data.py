@@ -18,6 +18,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from lit_cosine.checkpoint_io import SafeLoading
+from lit_cosine.sampler import EpochSampler
+
 __all__ = ["SyntheticDataModule", "TabularDataModule"]
 
 DATASETS = ("breast_cancer", "digits", "iris", "wine")
@@ -49,7 +52,7 @@ class TensorRows(Dataset[Any]):
         return self[torch.tensor(indices)]
 
 
-class TabularDataModule(LightningDataModule):
+class TabularDataModule(SafeLoading, LightningDataModule):  # type: ignore[misc]
     """Features and labels as loaders for training, validation, test and prediction.
 
     Args:
@@ -60,7 +63,7 @@ class TabularDataModule(LightningDataModule):
         test_size: Fraction of the rows that is held out, in (0, 1); half of it is validation, half test.
         standardize: Whether to scale every feature to mean 0 and variance 1, as measured on the training part alone.
         split_seed: Seed of the split, an integer >= 0.
-        seed: Seed of the generator that shuffles the training rows anew each epoch, an integer >= 0.
+        seed: Seed of the order of the training rows, another one in each epoch; an integer >= 0.
         num_workers: Processes that load batches, >= 0. 0 is the fastest for data that is in memory.
 
     Raises:
@@ -105,8 +108,7 @@ class TabularDataModule(LightningDataModule):
         self.seed = _check_integer("seed", seed, 0)
         self._parts: dict[str, TensorRows] | None = None
         self._num_classes = 0
-        # one generator for each loader: none draws from the global one
-        self._generators = {part: torch.Generator().manual_seed(self.seed) for part in ("train", "val", "test")}
+        self._sampler: EpochSampler | None = None
 
     def arrays(self) -> tuple[Any, Any]:
         """Return the features and the labels of all rows, as they come; called once."""
@@ -131,30 +133,45 @@ class TabularDataModule(LightningDataModule):
     def setup(self, stage: str | None = None) -> None:
         """Load, check and split the data, once."""
         self._load()
+        self._sampler = None  # a new run begins at its beginning
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return how far training is in its rows, so that a resumed run goes on there."""
+        return {} if self._sampler is None or self.trainer is None else self._sampler.state_dict(self.trainer)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on where ``state_dict`` was taken."""
+        self._train_sampler().load_state_dict(state_dict)
 
     def train_dataloader(self) -> DataLoader[Any]:
-        """Return the training part in batches of (features, labels), shuffled anew each epoch."""
-        return self._loader("train", self._load()["train"], shuffle=True)
+        """Return the training part in batches of (features, labels), its order a function of seed and epoch."""
+        return self._loader(self._load()["train"], self._train_sampler())
 
     def val_dataloader(self) -> DataLoader[Any]:
         """Return the validation part in batches of (features, labels)."""
-        return self._loader("val", self._load()["val"])
+        return self._loader(self._load()["val"])
 
     def test_dataloader(self) -> DataLoader[Any]:
         """Return the test part in batches of (features, labels)."""
-        return self._loader("test", self._load()["test"])
+        return self._loader(self._load()["test"])
 
     def predict_dataloader(self) -> DataLoader[Any]:
         """Return the test part in batches of features alone, in the order of :meth:`test_dataloader`."""
-        return self._loader("test", TensorRows(self._load()["test"].tensors[0]))
+        return self._loader(TensorRows(self._load()["test"].tensors[0]))
 
-    def _loader(self, part: str, rows: TensorRows, shuffle: bool = False) -> DataLoader[Any]:
+    def _train_sampler(self) -> EpochSampler:
+        if self._sampler is None:
+            self._sampler = EpochSampler(self._load()["train"], self.batch_size, self.seed)
+        return self._sampler
+
+    def _loader(self, rows: TensorRows, sampler: EpochSampler | None = None) -> DataLoader[Any]:
         return DataLoader(
             rows,
             batch_size=self.batch_size,
-            shuffle=shuffle,
+            sampler=sampler,
             collate_fn=_as_fetched,
-            generator=self._generators[part],
+            # its own, so that nothing is drawn from the global one
+            generator=torch.Generator() if sampler is None else sampler.generator,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
         )
@@ -208,7 +225,7 @@ class SyntheticDataModule(TabularDataModule):
         test_size: Fraction of the rows that is held out, in (0, 1); half of it is validation, half test.
         standardize: Whether to scale every feature to mean 0 and variance 1, as measured on the training part alone.
         split_seed: Seed of the split, an integer >= 0.
-        seed: Seed of the generator that shuffles the training rows anew each epoch, an integer >= 0.
+        seed: Seed of the order of the training rows, another one in each epoch; an integer >= 0.
         num_workers: Processes that load batches, >= 0.
 
     Raises:
