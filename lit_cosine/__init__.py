@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lit_cosine.callbacks import LearningRateScheduler as LearningRateScheduler
+    from lit_cosine.checkpoint import ExactResume as ExactResume
     from lit_cosine.data import SyntheticDataModule as SyntheticDataModule
     from lit_cosine.data import TabularDataModule as TabularDataModule
     from lit_cosine.horizon import Clock as Clock
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from lit_cosine.trainer import total_steps as total_steps
 
 _ROOMS = {
+    "checkpoint": "ExactResume",
     "schedules": (
         "Schedule Constant Linear Cosine Polynomial Exponential Step OneMinusSqrt InverseSqrt "
         "Sequential Restarts warmup_cosine warmup_stable_decay one_cycle"

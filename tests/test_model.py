@@ -118,8 +118,8 @@ def test_same_seed_same_run_another_seed_another(tmp_path):
 
 def test_learns_the_articles_data(tmp_path):
     seed_everything(42, verbose=False)
-    model, data = LitClassifier(interval="step"), SyntheticDataModule()
-    run = trainer(tmp_path, max_epochs=3)
+    model, data = LitClassifier(), SyntheticDataModule()
+    run = trainer(tmp_path, max_epochs=10)
     run.fit(model, data)
     assert run.test(model, data, verbose=False)[0]["test_accuracy"] >= 0.85
 
