@@ -107,6 +107,57 @@ def scheduler(args: argparse.Namespace) -> list[Row]:
     return rows
 
 
+@command
+def callback(args: argparse.Namespace) -> list[Row]:
+    """Time what LearningRateScheduler adds to an optimizer step with one group, in a Trainer that is training."""
+    import lightning.pytorch as pl
+    import torch
+    from lightning.pytorch.demos.boring_classes import BoringModel
+
+    from lit_cosine import LearningRateScheduler
+
+    torch.set_num_threads(1)
+    number = 5_000
+    rows: list[Row] = []
+    ours = LearningRateScheduler(replace=True)  # of the demo module's own
+
+    class Timer(pl.Callback):
+        """Times the optimizer that has the hook against one that has not, in the middle of the run."""
+
+        def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: object) -> None:
+            hooked, bare = trainer.optimizers[0], torch.optim.SGD(pl_module.parameters(), lr=0.0)
+
+            def without() -> None:
+                for _ in range(number):
+                    bare.step()
+
+            def with_ours() -> None:
+                for _ in range(number):
+                    ours.on_train_batch_start(trainer, pl_module, None, 0)
+                    hooked.step()
+
+            contenders = {"optimizer.step()": without, "… with LearningRateScheduler": with_ours}
+            rows.extend(side_by_side(contenders, args.runs, number))
+            trainer.should_stop = True
+
+    trainer = pl.Trainer(
+        max_epochs=(args.runs + 1) * number,  # a run so long that the schedule is still falling
+        limit_train_batches=1,
+        limit_val_batches=0,
+        callbacks=[ours, Timer()],
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(BoringModel())
+    (row,) = rows
+    own = tuple(ratio - 1.0 for ratio in row.ratios)
+    alone = row.seconds * (1.0 - 1.0 / statistics.median(row.ratios))
+    return [row, Row("LearningRateScheduler alone", row.baseline, alone, own)]
+
+
 def _table(rows: Sequence[Row]) -> str:
     header = ("what", "against", "time", "ratio", "min", "max", "runs")
     lines = [header]
