@@ -22,7 +22,7 @@ from lit_cosine.horizon import Duration, OnResize
 from lit_cosine.scheduler import ScheduleLR
 from lit_cosine.schedules import Schedule
 
-__all__ = ["Plan", "TrainerLR", "lr_names", "lr_scheduler_config", "plan", "total_steps"]
+__all__ = ["Plan", "TrainerLR", "lr_names", "lr_scheduler_config", "plan", "skipped_update", "total_steps"]
 
 Interval = Literal["step", "epoch"]
 Unit = Literal["step", "epoch", "batch", "ms"]
@@ -337,6 +337,15 @@ def lr_names(optimizers: Sequence[Any], key: str = "lr", configs: Sequence[Any] 
         else:
             names.append([f"{name}/{suffix}" for suffix in suffixes])
     return names
+
+
+def skipped_update(optimizer: Optimizer) -> bool:
+    """Return whether the step just made was none: a fused optimizer whose GradScaler has found inf skips in its kernel.
+
+    Other optimizers are not called at all then.
+    """
+    found_inf = getattr(optimizer, "found_inf", None)
+    return found_inf is not None and bool(found_inf)
 
 
 def _callback_with(trainer: Any, *methods: str) -> Any:

@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 from torch.optim import Optimizer
 
-from lit_cosine.trainer import lr_names
+from lit_cosine.trainer import lr_names, skipped_update
 
 __all__ = ["UsedLRs"]
 
@@ -114,11 +114,9 @@ class UsedLRs:
         self._read[index] = self._values(optimizer)
 
     def _after(self, index: int, optimizer: Optimizer, *_: Any) -> None:
-        found_inf = getattr(optimizer, "found_inf", None)
-        if found_inf is not None and found_inf.item() > 0.0:
-            return  # a fused optimizer skips the update inside its kernel
-        if self._owner not in self._trainer.callbacks:
-            return  # an LR finder trains with callbacks of its own, and puts the run back after it
+        # an LR finder trains with callbacks of its own, and puts the run back after it
+        if self._owner not in self._trainer.callbacks or skipped_update(optimizer):
+            return
         self.updates.append((index, self.done[index], self._read[index]))
         self.done[index] += 1
 

@@ -26,6 +26,7 @@ from lightning.pytorch.callbacks import (
 from lightning.pytorch.plugins import MixedPrecision
 from lightning.pytorch.tuner import Tuner
 from nets import Net, rows, trainer
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
@@ -138,12 +139,6 @@ def test_the_plan_is_said_in_one_line(caplog: pytest.LogCaptureFixture) -> None:
     )
 
 
-def test_gradient_accumulation_scheduler() -> None:
-    model = Net()
-    fit(model, LearningRateScheduler(COSINE), GradientAccumulationScheduler({0: 1, 1: 4}), max_epochs=3)
-    assert model.lrs == pytest.approx(curve(8 + 2 + 2), rel=1e-12)
-
-
 def test_a_closure_that_runs_many_times_is_one_update() -> None:
     class WithLBFGS(Net):
         def configure_optimizers(self) -> Any:
@@ -154,33 +149,33 @@ def test_a_closure_that_runs_many_times_is_one_update() -> None:
     assert model.lrs == pytest.approx(curve(8), rel=1e-12)
 
 
+class Overflows(Net):
+    """Batches 1, 4 and 5 overflow, and the GradScaler skips their updates; ``used`` holds the real ones."""
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        self.before = self.trainer.optimizers[0].param_groups[0]["lr"]
+        loss = super().training_step(batch, batch_idx)
+        return loss * float("inf") if batch_idx in (1, 4, 5) else loss
+
+    def watch(self, optimizer: Any) -> Any:
+        return optimizer
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if batch_idx not in (1, 4, 5):
+            self.used.append([self.before])
+
+
 @pytest.mark.parametrize("fused", [False, True])
-def test_updates_that_the_grad_scaler_skips_do_not_count(fused: bool) -> None:
-    class Overflows(Net):
-        def __init__(self) -> None:
-            super().__init__(fused=fused)
-            self.real: list[float] = []
+def test_fault_7_updates_that_the_grad_scaler_skips_use_up_the_schedule(fused: bool) -> None:
+    def run(model: Net, *callbacks: Any) -> Any:
+        scaler = torch.amp.GradScaler("cpu", init_scale=1.0)
+        return fit(model, *callbacks, plugins=[MixedPrecision("16-mixed", "cpu", scaler=scaler)], max_epochs=1)
 
-        def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-            loss = super().training_step(batch, batch_idx)
-            return loss * float("inf") if batch_idx in (1, 4, 5) else loss
-
-        def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-            self.lr_before = self.trainer.optimizers[0].param_groups[0]["lr"]
-
-        def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-            if batch_idx not in (1, 4, 5):
-                self.real.append(self.lr_before)
-
-    model = Overflows()
-    scaler = torch.amp.GradScaler("cpu", init_scale=1.0)
-    fit(
-        model,
-        LearningRateScheduler(COSINE),
-        plugins=[MixedPrecision("16-mixed", "cpu", scaler=scaler)],
-        max_epochs=1,
-    )
-    assert model.real == pytest.approx(curve(8)[:5], rel=1e-12)
+    stock, ours = Overflows(with_cosine(8, interval="step"), fused=fused), Overflows(fused=fused)
+    assert run(stock).lr_scheduler_configs[0].scheduler.last_epoch == 8
+    assert len(stock.lrs) == 5
+    run(ours, LearningRateScheduler(COSINE))
+    assert ours.lrs == pytest.approx(curve(8)[:5], rel=1e-12)
 
 
 class Gan(pl.LightningModule):
@@ -471,6 +466,21 @@ def test_fault_4_lengths_that_the_trainer_gets_wrong() -> None:
     fit(sized, LearningRateScheduler(COSINE), max_steps=6)
     assert sized.lrs == pytest.approx(curve(6), rel=1e-12)
 
+    accumulating = Net(finish)
+    run = fit(accumulating, GradientAccumulationScheduler({0: 1, 1: 4}), max_epochs=3)
+    assert (estimates[-1], run.global_step) == (24, 12)
+    accumulating = Net()
+    fit(accumulating, LearningRateScheduler(COSINE), GradientAccumulationScheduler({0: 1, 1: 4}), max_epochs=3)
+    assert accumulating.lrs == pytest.approx(curve(12), rel=1e-12)
+
+    limit = {"max_time": {"seconds": 1}, "max_epochs": -1}
+    assert fit(Net(finish), **limit).global_step > 0
+    assert estimates[-1] == math.inf
+    timed = Net()
+    fit(timed, LearningRateScheduler(Linear()), **limit)
+    assert timed.lrs[-1] < 0.01 < timed.lrs[len(timed.lrs) // 2] < timed.lrs[0] == 0.1
+    assert timed.lrs == sorted(timed.lrs, reverse=True)
+
 
 def test_fault_5_groups_that_join_break_stock_schedulers() -> None:
     def finish(optimizer: Any, run: Any) -> Any:
@@ -489,7 +499,19 @@ def test_fault_6_frequency_counts_batches() -> None:
     assert ours.lrs == pytest.approx(curve(4), rel=1e-12)
 
 
-def test_fault_9_the_found_learning_rate_lasts_one_step(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.mark.filterwarnings("ignore:The number of training batches:UserWarning")  # that is the fault
+def test_fault_8_the_monitor_writes_no_point_on_a_short_run(tmp_path: Path) -> None:
+    def points(name: str, monitor: Any) -> list[float]:
+        logger = pl.loggers.TensorBoardLogger(tmp_path, name)
+        fit(Net(), LearningRateScheduler(COSINE), monitor, logger=logger, max_epochs=3)
+        events = EventAccumulator(logger.log_dir, size_guidance={"scalars": 0}).Reload()
+        return [e.value for e in events.Scalars("lr-SGD")] if "lr-SGD" in events.Tags()["scalars"] else []
+
+    assert points("stock", LearningRateMonitor()) == []
+    assert points("ours", LearningRateLogger()) == pytest.approx([*curve(24), 0.01], rel=1e-6)
+
+
+def test_fault_9_the_found_learning_rate_lasts_one_step(tmp_path: Path) -> None:
     def finish(optimizer: Any, run: Any) -> Any:
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.999**step)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
