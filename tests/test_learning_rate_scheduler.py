@@ -501,14 +501,15 @@ def test_fault_6_frequency_counts_batches() -> None:
 
 @pytest.mark.filterwarnings("ignore:The number of training batches:UserWarning")  # that is the fault
 def test_fault_8_the_monitor_writes_no_point_on_a_short_run(tmp_path: Path) -> None:
-    def points(name: str, monitor: Any) -> list[float]:
+    def points(name: str, model: Net, *callbacks: Any) -> list[float]:
         logger = pl.loggers.TensorBoardLogger(tmp_path, name)
-        fit(Net(), LearningRateScheduler(COSINE), monitor, logger=logger, max_epochs=3)
+        fit(model, *callbacks, logger=logger, max_epochs=3)
         events = EventAccumulator(logger.log_dir, size_guidance={"scalars": 0}).Reload()
         return [e.value for e in events.Scalars("lr-SGD")] if "lr-SGD" in events.Tags()["scalars"] else []
 
-    assert points("stock", LearningRateMonitor()) == []
-    assert points("ours", LearningRateLogger()) == pytest.approx([*curve(24), 0.01], rel=1e-6)
+    assert points("stock", Net(with_cosine(24, interval="step")), LearningRateMonitor()) == []
+    ours = points("ours", Net(), LearningRateScheduler(COSINE), LearningRateLogger())
+    assert ours == pytest.approx([*curve(24), 0.01], rel=1e-6)
 
 
 def test_fault_9_the_found_learning_rate_lasts_one_step(tmp_path: Path) -> None:
