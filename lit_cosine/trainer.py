@@ -290,7 +290,9 @@ class _Run:
         loop = self.trainer.fit_loop
         # `ready`, not `global_step`: the step that is being made counts, whether its optimizer has returned or not
         steps = loop.epoch_loop.automatic_optimization.optim_progress.optimizer.step.total.ready
-        return loop.epoch_progress.current.processed, steps, 0 if unit == "epoch" else loop.batch_idx + 1
+        epochs = loop.epoch_progress.current
+        # an epoch's scheduler steps inside its last batch, before the epoch counts as processed
+        return (epochs.ready, steps, 0) if unit == "epoch" else (epochs.processed, steps, loop.batch_idx + 1)
 
     def batch_position(self, total: int) -> float:
         """Return how far a run of ``total`` batches is; where ``max_steps`` ends it sooner, that sets the pace."""
