@@ -268,6 +268,20 @@ def test_the_later_schedule_has_the_word_at_every_milestone(stairs: tuple[Schedu
     assert schedule.sample(len(expected)) == expected
 
 
+@pytest.mark.parametrize("length", range(2, 60))
+def test_a_nested_staircase_steps_down_on_its_steps(length: int) -> None:
+    for milestone in range(1, length):
+        curve = Sequential((Constant(), Step(0.5, (milestone / length,))), milestones=(10 / (10 + length),))
+        assert curve.sample(10 + length) == [1.0] * (10 + milestone) + [0.5] * (length - milestone)
+
+
+def test_milestones_of_nested_schedules() -> None:
+    inner = Restarts(Step(milestones=(0.5,)), cycles=2)
+    assert inner.all_milestones() == (0.25, 0.5, 0.75)
+    assert Sequential((Cosine(), inner), (0.5,)).all_milestones() == (0.5, 0.625, 0.75, 0.875)
+    assert Restarts(Cosine(), cycles=3).all_milestones() == close((1 / 3, 2 / 3))
+
+
 @given(strategies.leaves.filter(lambda leaf: not isinstance(leaf, Step)), st.tuples(*[strategies.progresses] * 2))
 def test_leaves_are_monotone(leaf: Schedule, pair: tuple[float, float]) -> None:
     values = [leaf(0.0), leaf(min(pair)), leaf(max(pair)), leaf(1.0)]
