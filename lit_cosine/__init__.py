@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from lit_cosine.audit import ScheduleAudit as ScheduleAudit
     from lit_cosine.callbacks import LearningRateScheduler as LearningRateScheduler
     from lit_cosine.checkpoint import ExactResume as ExactResume
     from lit_cosine.data import SyntheticDataModule as SyntheticDataModule
@@ -42,6 +43,7 @@ _ROOMS = {
         "Sequential Restarts warmup_cosine warmup_stable_decay one_cycle"
     ),
     "horizon": "Duration Clock",
+    "audit": "ScheduleAudit",
     "scheduler": "ScheduleLR",
     "data": "TabularDataModule SyntheticDataModule",
     "model": "SimpleNN LitClassifier",

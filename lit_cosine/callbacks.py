@@ -75,6 +75,11 @@ class LearningRateScheduler(Callback):
         self._handles: list[Any] = []
         self._state: list[dict[str, Any]] | None = None
 
+    @property
+    def schedulers(self) -> tuple[TrainerLR, ...]:
+        """What plays the schedules, for every optimizer and hyperparameter one; empty before training starts."""
+        return tuple(self._schedulers)
+
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Refuse what cannot work together, before anything is built."""
         if stage != "fit":
