@@ -364,11 +364,9 @@ def test_the_trials_of_an_lr_finder_are_no_points(tmp_path):
     class Found(Falling):
         lr = 0.1
 
-    finder = FindsOnTheWay(num_training_steps=3, update_attr=False)
-    curves = TrainingCurves()
-    run = trainer(tmp_path, LearningRateLogger(), curves, finder)
-    run.fit(Found(schedule=False))
-    points = run.logger.lrs()["lr-SGD"]
-    assert [step for step, _ in points] == list(range(17))
-    assert [lr for _, lr in points[:8]] == [0.1] * 8
-    assert lines(curves.figure.axes[0])["lr-SGD"][0] == list(range(17))
+    finder, curves = FindsOnTheWay(num_training_steps=3, update_attr=False), TrainingCurves()
+    model, run = Found(schedule=False), trainer(tmp_path, LearningRateLogger(), curves, finder, max_epochs=3)
+    run.fit(model)
+    assert len(model.fallen) > 24  # it did try some
+    assert run.logger.lrs()["lr-SGD"] == [(step, 0.1) for step in range(25)]
+    assert lines(curves.figure.axes[0])["lr-SGD"] == [list(range(25)), [0.1] * 25]
