@@ -134,8 +134,19 @@ class LitClassifier(SafeLoading, LightningModule):
         """Refuse a network that does not fit the DataModule's features and classes."""
         datamodule = getattr(self.trainer, "datamodule", None)
         features, classes = (getattr(datamodule, name, None) for name in ("num_features", "num_classes"))
-        if features is None or classes is None:
-            return  # loaders of the user's own: nothing is known about them
+        if features is not None and classes is not None:  # of loaders of the user's own nothing is known
+            self.check_network(features, classes)
+
+    def check_network(self, features: int, classes: int) -> None:
+        """Refuse a network that does not map (batch, features) to (batch, classes).
+
+        Args:
+            features: Number of features.
+            classes: Number of classes.
+
+        Raises:
+            ValueError: If it takes other features or gives other classes.
+        """
         modes = [(module, module.training) for module in self.network.modules()]
         self.network.eval()  # neither dropout's draws nor batch statistics are spent on the question
         try:

@@ -21,7 +21,7 @@ from torch.optim import Optimizer
 from lit_cosine.plots import pixels, training_curves
 from lit_cosine.updates import UsedLRs
 
-__all__ = ["EpochLine", "LearningRateLogger", "TrainingCurves"]
+__all__ = ["EpochLine", "LearningRateLogger", "TrainingCurves", "new_file"]
 
 Curve = tuple[list[int], list[float]]
 """Steps and values."""
@@ -209,7 +209,7 @@ class TrainingCurves(_Listener):
         self.figure = training_curves(
             self._lrs, {name: curve for name, curve in self._losses.items() if curve[0]}, self._epoch_ends
         )
-        self.path = _new_file(self._folder / self.filename)
+        self.path = new_file(self._folder / self.filename)
         self.figure.savefig(self.path)
         for logger in trainer.loggers:
             if hasattr(logger.experiment, "add_image"):
@@ -266,7 +266,7 @@ def _extend(curves: dict[str, Curve], points: Iterator[tuple[int, dict[str, floa
             _append(curves.setdefault(name, ([], [])), step, value)
 
 
-def _new_file(path: Path) -> Path:
+def new_file(path: Path) -> Path:
     """Return ``path``, or the next numbered name if there is such a file, as an empty file of one's own."""
     path.parent.mkdir(parents=True, exist_ok=True)
     for number in count():

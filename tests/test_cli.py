@@ -1,0 +1,53 @@
+import subprocess
+import sys
+
+import pytest
+
+from lit_cosine.cli import main
+
+
+def run(code, *arguments):
+    return subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=120)
+
+
+HELP = """
+import sys
+from lit_cosine.cli import main
+status = main(["--help"])
+print("heavy:", sorted({"torch", "lightning", "numpy"} & {*sys.modules}))
+if "load" in sys.argv:
+    main(["test", "--ckpt_path", "nowhere"])
+    print("then:", sorted({"torch", "lightning", "numpy"} & {*sys.modules}))
+sys.exit(status)
+"""
+
+
+def test_help_is_light_and_the_probe_can_see_what_is_heavy():
+    light = run(HELP, "load")
+    assert light.returncode == 0
+    assert "heavy: []" in light.stdout
+    assert "then: ['lightning', 'numpy', 'torch']" in light.stdout
+
+
+def test_help_names_the_subcommands(capsys):
+    assert main([]) == 0
+    bare = capsys.readouterr().out
+    assert main(["--help"]) == 0
+    assert capsys.readouterr().out == bare
+    for name in ("train", "test", "predict"):
+        assert f"  {name} " in bare
+
+
+def test_version(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("lit-cosine 0.")
+
+
+@pytest.mark.parametrize("arguments", [["dance"], ["--dance"]])
+def test_an_unknown_subcommand_is_refused(arguments, capsys):
+    assert main(arguments) == 2
+    written = capsys.readouterr()
+    assert written.out == ""
+    expected = f"lit-cosine: error: unknown subcommand {arguments[0]!r}; known are train, test, predict"
+    assert written.err.startswith(expected)
+    assert written.err.count("\n") == 1
