@@ -101,7 +101,7 @@ class ExactResume(ModelCheckpoint):
         self._random_state: dict[str, Any] | None = None
         self._signals = _Signals()
         self._silence = contextlib.ExitStack()
-        self._due = False
+        self._due = self._validated = False
         self._steps_seen = 0
         self._saved_at = 0.0
 
@@ -175,6 +175,12 @@ class ExactResume(ModelCheckpoint):
         """Restore the random states: after everything that is set up, before the first batch is fetched."""
         self._steps_seen, self._due, self._saved_at = trainer.global_step, False, time.monotonic()
         self._signals.listen(trainer)
+        loop = trainer.fit_loop
+        if loop.restarted_on_epoch_end and trainer.max_steps != -1:
+            # under max_steps Lightning would go through the epoch that was finished once more, without a batch
+            loop.reset_restart_stage()
+            loop.epoch_loop.restarting = False
+            loop.epoch_progress.increment_completed()
         loaders = [loader for loader in tree_leaves(trainer.train_dataloader) if isinstance(loader, DataLoader)]
         exact = all(isinstance(_sampler(loader), EpochSampler) and loader.generator for loader in loaders)
         if not exact and not trainer.fast_dev_run:
@@ -220,6 +226,7 @@ class ExactResume(ModelCheckpoint):
 
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
         """Wait for the end of the epoch."""
+        self._validated |= not trainer.sanity_checking
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         """Give the signals back."""
@@ -280,9 +287,11 @@ class ExactResume(ModelCheckpoint):
 
     def _improvement(self, trainer: Any) -> float | None:
         """Return the monitored value if it is the best so far."""
-        if self.monitor is None or not trainer.enable_validation:
+        if self.monitor is None:
             return None
         if self.monitor not in trainer.callback_metrics:
+            if not self._validated:
+                return None  # it may yet be logged
             logged = ", ".join(sorted(trainer.callback_metrics)) or "nothing"
             rank_zero_warn(f"monitor={self.monitor!r} was not logged, so there is no best; logged were: {logged}")
             self.monitor = None

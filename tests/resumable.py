@@ -1,14 +1,17 @@
 """A small training that draws on every source of randomness there is, run in this process or as a script.
 
-As a script it is what gets killed: `python resumable.py FOLDER ROAD ACCUMULATE [PAUSE]` starts or resumes the run of
-FOLDER and appends a line for every update and one at the end to FOLDER/trace.
+As a script it makes and kills such trainings: `python resumable.py FOLDER KILLS LENGTH SEED` makes KILLS kills, to
+each run up to LENGTH times, with TMPDIR on another filesystem, and prints what came of them.
 """
 
 import hashlib
 import json
+import os
 import random
+import signal
 import sys
 import time
+import traceback
 from pathlib import Path
 
 import lightning.pytorch as pl
@@ -122,12 +125,79 @@ def build(folder, road="callback", accumulate=1, workers=0, trace=None, checkpoi
     return run, model, data
 
 
-if __name__ == "__main__":
-    here, chosen_road, window, *rest = sys.argv[1:]
-    folder = Path(here)
+def run(folder, road, accumulate, pause=0.0, **arguments):
+    """Start or resume the run of ``folder``; its batches go into the file trace, in the end its weights into done."""
     checkpoints = ExactResume(folder / "checkpoints", every_n_train_steps=1)
-    trace = Trace(folder / "trace", pause=float(rest[0]) if rest else 0.0)
-    run, model, data = build(folder, chosen_road, int(window), trace=trace, checkpoints=checkpoints)
+    trace = Trace(folder / "trace", pause)
     started = any((folder / "checkpoints").glob("*.ckpt"))
-    run.fit(model, data, ckpt_path="last" if started else None)
+    trainer, model, data = build(folder, road, accumulate, trace=trace, checkpoints=checkpoints, **arguments)
+    trainer.fit(model, data, ckpt_path="last" if started else None)
     (folder / "done").write_text(weights(model))
+
+
+def rows_of(folder):
+    path = folder / "trace"
+    return [json.loads(line) for line in path.read_text().splitlines() if line.endswith("]")] if path.exists() else []
+
+
+def forked(folder, road, accumulate, pause):
+    """Run in a process of its own, which needs no second to import; return its id."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            with (folder / "log").open("a") as log:
+                os.dup2(log.fileno(), 1)
+                os.dup2(log.fileno(), 2)
+                run(folder, road, accumulate, pause)
+                os._exit(0)
+        finally:
+            traceback.print_exc()
+            os._exit(1)
+    return pid
+
+
+def chain(folder, road, accumulate, kills, chance, pause=0.01):
+    """Kill the run of ``folder`` up to ``kills`` times with SIGKILL, then let it finish; return how often it was."""
+    folder.mkdir(parents=True)
+    killed = 0
+    for _ in range(kills):
+        pid = forked(folder, road, accumulate, pause)
+        batches = chance.randrange(4)
+        wanted = len(rows_of(folder)) + batches
+        while batches and len(rows_of(folder)) < wanted and os.waitpid(pid, os.WNOHANG)[0] == 0:
+            time.sleep(0.002)
+        # with no batch to wait for, somewhere in the setting up; else somewhere in an update or in a write
+        time.sleep(chance.uniform(0.0, 0.02 if batches else 0.2))
+        if (folder / "done").exists():
+            break
+        os.kill(pid, signal.SIGKILL)
+        killed += os.WIFSIGNALED(os.waitpid(pid, 0)[1])
+    if not (folder / "done").exists():
+        os.waitpid(forked(folder, road, accumulate, 0.0), 0)
+    return killed
+
+
+def chains(folder, kills, length, seed):
+    """Kill chains until ``kills`` are made, and say what came of each against the run that nobody disturbed."""
+    chance = random.Random(seed)
+    whole = {}
+    for road, accumulate in (("module", 1), ("callback", 4)):
+        undisturbed = folder / f"{road}-{accumulate}"
+        chain(undisturbed, road, accumulate, 0, chance)
+        whole[road, accumulate] = (undisturbed / "done").read_text(), rows_of(undisturbed)
+    report = []
+    while sum(entry["kills"] for entry in report) < kills:
+        road, accumulate = list(whole)[len(report) % 2]
+        here = folder / f"chain-{len(report)}"
+        made = chain(here, road, accumulate, min(length, kills - sum(entry["kills"] for entry in report)), chance)
+        digest, rows = whole[road, accumulate]
+        seen = rows_of(here)
+        same = (here / "done").exists() and (here / "done").read_text() == digest
+        same = same and all(row in rows for row in seen) and all(row in seen for row in rows)
+        report.append({"accumulate": accumulate, "kills": made, "resumed": len(seen) - len(rows), "exact": same})
+    print(json.dumps(report))
+
+
+if __name__ == "__main__":
+    os.environ["TMPDIR"] = "/dev/shm"  # another filesystem than the checkpoints'
+    chains(Path(sys.argv[1]), *(int(number) for number in sys.argv[2:]))
