@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 
 from lit_cosine.horizon import Duration, OnResize, check_on_resize
 from lit_cosine.schedules import Cosine, Schedule, check_schedule
-from lit_cosine.trainer import Plan, TrainerLR, lr_names, plan
+from lit_cosine.trainer import Plan, TrainerLR, lr_names, plan, skipped_update
 
 __all__ = ["LearningRateScheduler"]
 
@@ -155,9 +155,8 @@ class LearningRateScheduler(Callback):
 
     def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """Keep the schedulers' state: plain numbers and lists."""
-        state = [scheduler.state_dict() for scheduler in self._schedulers] or self._state
-        if state is not None:
-            checkpoint[_CHECKPOINT_KEY] = state
+        if self._schedulers:
+            checkpoint[_CHECKPOINT_KEY] = [scheduler.state_dict() for scheduler in self._schedulers]
 
     def on_load_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """Take the schedulers' state up, now or when they are built."""
@@ -175,13 +174,8 @@ class LearningRateScheduler(Callback):
         self._detach()
 
     def _on_update(self, trainer: Any, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        if (
-            self not in trainer.callbacks
-        ):  # an LR finder trains with callbacks of its own, and puts the run back after it
-            return
-        # fused optimizers skip an update inside their kernel when the GradScaler has found inf
-        found_inf = getattr(optimizer, "found_inf", None)
-        if found_inf is not None and bool(found_inf):
+        # an LR finder trains with callbacks of its own, and puts the run back after it
+        if self not in trainer.callbacks or skipped_update(optimizer):
             return
         for scheduler in self._schedulers:
             scheduler.step()

@@ -230,15 +230,26 @@ def test_max_steps_sets_the_pace_of_manual_optimization() -> None:
     assert [o.param_groups[0]["lr"] for o in run.optimizers] == pytest.approx([1e-4, 4e-4], rel=1e-12)
 
 
+def test_the_nearer_limit_sets_the_pace_of_manual_optimization() -> None:
+    model = Gan()
+    run = fit(model, LearningRateScheduler(COSINE), max_epochs=5, max_steps=22)  # 40 batches would make 55 steps
+    assert run.global_step == 22
+    assert [o.param_groups[0]["lr"] for o in run.optimizers] == pytest.approx([1e-4, 4e-4], rel=1e-12)
+
+
 def test_manual_optimization_resumes_exactly(tmp_path: Path) -> None:
+    class SavesFirst(Callback):
+        """Saves before LearningRateScheduler has moved on, which stands behind it."""
+
+        def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+            trainer.save_checkpoint(tmp_path / f"{trainer.fit_loop.total_batch_idx}.ckpt")
+
     whole = Gan()
-    saver = ModelCheckpoint(tmp_path, every_n_train_steps=1, save_top_k=-1, filename="{step}")
-    fit(whole, LearningRateScheduler(COSINE), saver, max_epochs=2)
-    for path in list(tmp_path.glob("*.ckpt"))[:6]:
-        batches = torch.load(path, weights_only=True)["loops"]["fit_loop"]["epoch_loop.batch_progress"]["total"]
+    fit(whole, SavesFirst(), LearningRateScheduler(COSINE, warmup="3step"), max_epochs=2)
+    for batch in (0, 2, 5, 9):
         resumed = Gan()
-        fit(resumed, LearningRateScheduler(COSINE), ckpt_path=path, max_epochs=2)
-        assert resumed.used["critic"] == whole.used["critic"][batches["processed"] :]
+        fit(resumed, LearningRateScheduler(COSINE, warmup="3step"), ckpt_path=tmp_path / f"{batch}.ckpt", max_epochs=2)
+        assert resumed.used["critic"] == whole.used["critic"][batch + 1 :]
 
 
 class Transfer(Net):
@@ -357,6 +368,50 @@ def test_the_state_is_plain_and_saved_after_the_fit_too(tmp_path: Path) -> None:
     longer = Net()
     fit(longer, LearningRateScheduler(COSINE, on_resize="restart"), ckpt_path=tmp_path / "end.ckpt", max_epochs=2)
     assert longer.lrs == pytest.approx(curve(8), rel=1e-12)
+
+
+def test_another_checkpoint_that_is_validated_leaves_the_state_alone(tmp_path: Path) -> None:
+    class Validates(Net):
+        def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+            pass
+
+        def val_dataloader(self) -> DataLoader[Any]:
+            return rows()
+
+    model, callback = Validates(), LearningRateScheduler(COSINE)
+    saver = ModelCheckpoint(tmp_path, every_n_train_steps=3, save_top_k=-1, filename="{step}")
+    run = fit(model, callback, saver, max_epochs=1, limit_val_batches=1)
+    run.validate(model, ckpt_path=tmp_path / "step=3.ckpt", verbose=False)
+    run.save_checkpoint(tmp_path / "end.ckpt")
+    state = torch.load(tmp_path / "end.ckpt", weights_only=True)["lit_cosine.LearningRateScheduler"]
+    assert [saved["step"] for saved in state] == [8]
+
+
+def test_an_lr_finder_restarts_a_resumed_run_and_its_schedule(tmp_path: Path) -> None:
+    saver = ModelCheckpoint(tmp_path, every_n_train_steps=3, save_top_k=-1, filename="{step}")
+    fit(Net(), LearningRateScheduler(COSINE), saver, max_epochs=2)
+    resumed = Net()
+    finder = LearningRateFinder(num_training_steps=10, early_stop_threshold=None, update_attr=False)
+    callbacks = [finder, LearningRateScheduler(COSINE)]
+    run = fit(resumed, *callbacks, ckpt_path=tmp_path / "step=3.ckpt", max_epochs=2, default_root_dir=tmp_path)
+    # lightning 2.6.6 forgets where the checkpoint was when its finder puts the run back: 16 steps are taken again
+    assert run.global_step == 16
+    assert resumed.lrs[10:] == pytest.approx(curve(16), rel=1e-12)
+
+
+def test_a_copy_of_the_scheduler_leaves_the_trainer_behind() -> None:
+    class Copies(Callback):
+        def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+            if batch_idx == 2:
+                self.copy = pickle.loads(pickle.dumps(ours._schedulers[0]))
+
+    ours, copies = LearningRateScheduler(COSINE), Copies()
+    fit(Net(), ours, copies, max_epochs=1)
+    played = []
+    for _ in range(5):
+        played += copies.copy.get_last_lr()
+        copies.copy.step()
+    assert played == pytest.approx(curve(8)[3:], rel=1e-12)
 
 
 def test_weight_averaging_changes_no_learning_rate() -> None:
