@@ -24,7 +24,7 @@ __all__ = ["ScheduleLR"]
 
 _log = logging.getLogger(__name__)
 
-_STATE = {"step", "total_steps", "warmup_steps", "clock", "base_lrs", "last_lr"}
+_STATE = {"unit", "step", "total_steps", "warmup_steps", "clock", "base_lrs", "last_lr"}
 
 
 class ScheduleLR(LRScheduler):
@@ -63,6 +63,9 @@ class ScheduleLR(LRScheduler):
     >>> scheduler.get_last_lr()
     [0.05]
     """
+
+    unit: str = "step"
+    """What a step is; a state that counts something else is refused."""
 
     base_lrs: list[float]  # type: ignore[assignment]  # torch keeps tensors here; ours are always numbers
 
@@ -150,7 +153,10 @@ class ScheduleLR(LRScheduler):
         Raises:
             ValueError: If ``total_steps`` or ``warmup_steps`` is out of range.
         """
-        lengths = _check_lengths(total_steps, self.warmup_steps if warmup_steps is None else warmup_steps)
+        if warmup_steps is None:  # a warmup that has become too long for the run is no reason to end it
+            lengths = _integer("total_steps", total_steps, least=1), self.warmup_steps
+        else:
+            lengths = _check_lengths(total_steps, warmup_steps)
         if lengths != (self.total_steps, self.warmup_steps):
             self._hear()
             self._resize(*lengths)
@@ -169,6 +175,7 @@ class ScheduleLR(LRScheduler):
         """Return the state as plain numbers and lists; it loads with ``weights_only=True``."""
         self._hear()
         return {
+            "unit": self.unit,
             "step": self.last_epoch,
             "total_steps": self.total_steps,
             "warmup_steps": self.warmup_steps,
@@ -185,11 +192,16 @@ class ScheduleLR(LRScheduler):
         is no longer right where ``on_resize`` moved it, until the next ``step()``.
 
         Raises:
-            ValueError: If the state is not a ScheduleLR's.
+            ValueError: If the state is not a ScheduleLR's, or counts another unit.
         """
         if not isinstance(state_dict, dict) or state_dict.keys() != _STATE:
             keys = sorted(state_dict) if isinstance(state_dict, dict) else type(state_dict).__name__
             raise ValueError(f"the state must be a ScheduleLR's, with the keys {sorted(_STATE)}; got {keys}")
+        if state_dict["unit"] != self.unit:
+            raise ValueError(
+                f"the state counts by the {state_dict['unit']}, this scheduler by the {self.unit}: "
+                "resume with the same interval and the same kind of limit"
+            )
         planned = self.total_steps, self.warmup_steps
         self._hear()  # groups that the checkpoint does not know keep their own base LR
         saved = state_dict["base_lrs"][: len(self.base_lrs)]

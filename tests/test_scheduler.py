@@ -311,7 +311,7 @@ def test_a_resumed_training_is_the_uninterrupted_one(make: Make) -> None:
 def test_state_is_small_and_plain(make: Make) -> None:
     state = ScheduleLR(make(0.1, 0.2), CURVE, 60, 3).state_dict()
     flat = itertools.chain.from_iterable(v if isinstance(v, list) else [v] for v in state.values())
-    assert {type(value) for value in flat} == {int, float}
+    assert {type(value) for value in flat} == {int, float, str}
 
 
 @pytest.mark.parametrize("total", [60, 90])
@@ -326,6 +326,17 @@ def test_an_optimizer_loaded_after_the_scheduler_moves_no_base_lr(make: Make, po
     assert played[1:] == [exactly(lrs) for lrs in expected[1:]]
     if total == 60:
         assert played[0] == exactly(expected[0])
+
+
+def test_once_a_step_was_taken_the_checkpoints_lr_is_a_change_like_any_other(make: Make) -> None:
+    saved = list(states_of_a_run(make, 60, 0))[50]
+    scheduler = resume(make, saved, 90, on_resize="restart")
+    play(scheduler, 5)
+    for group, old in zip(scheduler.optimizer.param_groups, saved[1]["last_lr"], strict=True):
+        set_lr(group, old, "assigned")
+    play(scheduler, 1)
+    expected = [old / CURVE(5 / 40) for old in saved[1]["last_lr"]]
+    assert scheduler.base_lrs == exactly(expected)
 
 
 def test_groups_the_checkpoint_does_not_know_keep_their_own_base_lr(make: Make) -> None:
@@ -597,6 +608,23 @@ def test_what_is_no_optimizer_is_refused(make: Make) -> None:
 def test_another_schedulers_state_is_refused(make: Make, state: Any) -> None:
     with pytest.raises(ValueError, match=r"^the state must be a ScheduleLR's, with the keys "):
         ScheduleLR(make(0.1), Cosine(), 10).load_state_dict(state)
+
+
+def test_a_state_that_counts_something_else_is_refused(make: Make) -> None:
+    scheduler = ScheduleLR(make(0.1), Cosine(), 10)
+    message = r"^the state counts by the epoch, this scheduler by the step: resume with the same interval and the same"
+    with pytest.raises(ValueError, match=message):
+        scheduler.load_state_dict({**scheduler.state_dict(), "unit": "epoch"})
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_a_run_cut_shorter_than_its_warmup_goes_on(make: Make, policy: OnResize) -> None:
+    scheduler = ScheduleLR(make(0.1), CURVE, 60, 40, policy)
+    play(scheduler, 10)
+    scheduler.resize(30)
+    progress = [oracles.resumed_progress(k, 10, policy, 60, 30, 40) for k in range(10, 50)]
+    factors = [CURVE(p) * oracles.linear_warmup(k, 40) for k, p in enumerate(progress, start=10)]
+    assert [lr for (lr,) in play(scheduler, 40)] == exactly([0.1 * factor for factor in factors])
 
 
 def test_the_scheduler_counts_for_itself(make: Make) -> None:
