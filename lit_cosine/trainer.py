@@ -159,6 +159,8 @@ class TrainerLR(ScheduleLR):
         key: The entry of the param groups to drive.
     """
 
+    unit: Unit
+
     def __init__(
         self,
         optimizer: Optimizer,
@@ -275,8 +277,8 @@ class _Run:
 
     def _epochs_of(self, steps: float, first: int) -> float:
         """Return how many epochs, the last one perhaps cut short, ``steps`` optimizer steps take."""
-        if self.batches == math.inf:
-            return math.inf
+        if self.batches in (0, math.inf):
+            return self.batches
         if self.accumulation is None:
             return math.ceil(steps / self.updates(1))
         epochs = 0

@@ -229,6 +229,22 @@ def test_a_run_resumed_with_other_epochs_follows_its_policy(tmp_path: Path, poli
     assert model.lrs == exactly([0.1 * CURVE(p) for p in progress])
 
 
+@pytest.mark.parametrize(
+    ("arguments", "settings", "units"),
+    [
+        ({"interval": "epoch"}, {"max_epochs": 2}, "step, this scheduler by the epoch"),
+        ({}, {"max_epochs": -1, "max_time": timedelta(hours=1)}, "step, this scheduler by the ms"),
+    ],
+)
+def test_a_run_resumed_in_another_unit_is_refused(
+    tmp_path: Path, arguments: dict[str, Any], settings: dict[str, Any], units: str
+) -> None:
+    model = Net(scheduled(**arguments))
+    with pytest.raises(ValueError, match=f"^the state counts by the {units}: resume with the same interval and"):
+        trainer(**settings).fit(model, ckpt_path=saved_at(8, tmp_path))
+    assert model.used == []
+
+
 # --- a horizon that changes while training ---
 
 
@@ -541,3 +557,11 @@ def test_a_run_of_no_steps_is_refused() -> None:
     run.fit(model)
     with pytest.raises(ValueError, match=r"^the run has no steps to take: max_epochs=1, .*, 1 epochs done$"):
         run.fit(model)
+    for interval in ("step", "epoch"):
+        refused(
+            rf"^the run has no {interval}s to take: max_epochs=3, max_steps=5, limit_train_batches=0, 0 epochs done$",
+            interval=interval,
+            max_epochs=3,
+            max_steps=5,
+            limit_train_batches=0,
+        )
