@@ -79,7 +79,7 @@ class ExactResume(ModelCheckpoint):
         every_n_train_steps: int | None = None,
         train_time_interval: str | timedelta | None = None,
         every_n_epochs: int = 1,
-        monitor: str | None = "val_loss",
+        monitor: str | None = "val/loss",
         mode: str = "min",
         keep: int = 2,
     ) -> None:

@@ -60,7 +60,7 @@ _SIMPLE_NN = f"{SimpleNN.__module__}.{SimpleNN.__qualname__}"
 class LitClassifier(SafeLoading, LightningModule):
     """Cross-entropy, accuracy, Adam, and an LR that follows ``schedule`` to the end of the run.
 
-    Logs ``train_loss``, ``train_accuracy``, ``val_loss``, ``val_accuracy``, ``test_loss`` and ``test_accuracy``, each
+    Logs ``train/loss``, ``train/accuracy``, ``val/loss``, ``val/accuracy``, ``test/loss`` and ``test/accuracy``, each
     the mean over the rows of an epoch. ``predict_step`` returns class probabilities (batch, classes).
 
     Args:
@@ -202,7 +202,7 @@ class LitClassifier(SafeLoading, LightningModule):
         logits = self(features)
         loss = cross_entropy(logits, labels)
         accuracy(logits, labels)
-        measured: dict[str, Metric | Tensor | int | float] = {f"{part}_loss": loss, f"{part}_accuracy": accuracy}
+        measured: dict[str, Metric | Tensor | int | float] = {f"{part}/loss": loss, f"{part}/accuracy": accuracy}
         self.log_dict(measured, on_step=False, on_epoch=True, batch_size=len(labels))
         return loss
 

@@ -125,7 +125,7 @@ class TrainingCurves(_Listener):
     True
     """
 
-    def __init__(self, monitor: str = "val_loss", filename: str = "training_curves.png") -> None:
+    def __init__(self, monitor: str = "val/loss", filename: str = "training_curves.png") -> None:
         super().__init__()
         self.monitor = monitor
         self.filename = filename
@@ -227,7 +227,7 @@ class EpochLine(Callback):
         monitor: The training loss, under the name it is logged by.
     """
 
-    def __init__(self, monitor: str = "train_loss") -> None:
+    def __init__(self, monitor: str = "train/loss") -> None:
         self.monitor = monitor
         self._epoch: int | None = None
 

@@ -181,7 +181,7 @@ class _CLI(LightningCLI):
                 kwargs["logger"] = TensorBoardLogger(folder, name="", version="", default_hp_metric=False)
             extra += [LearningRateLogger(), TrainingCurves(), EpochLine()]
             if config["enable_checkpointing"] is not False:
-                monitor = None if config["limit_val_batches"] == 0 else "val_loss"
+                monitor = None if config["limit_val_batches"] == 0 else "val/loss"
                 best = ModelCheckpoint(filename="best", monitor=monitor, save_last=True, enable_version_counter=False)
                 extra.append(best)
         self.trainer_defaults["callbacks"] = extra
@@ -293,7 +293,7 @@ def _new_folder(root: Path) -> Path:
 
 
 def _say_measured(measured: Any) -> None:
-    accuracy, loss = measured.get("test_accuracy", math.nan), measured.get("test_loss", math.nan)
+    accuracy, loss = measured.get("test/accuracy", math.nan), measured.get("test/loss", math.nan)
     rank_zero_only(print)(f"Test accuracy: {accuracy:.4f}, loss: {loss:.4f}")
 
 

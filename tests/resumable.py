@@ -39,7 +39,7 @@ class Own(pl.LightningModule):
 
     def validation_step(self, batch, batch_idx):
         x, y = batch
-        self.log("val_loss", nn.functional.cross_entropy(self.network(x), y), sync_dist=True)
+        self.log("val/loss", nn.functional.cross_entropy(self.network(x), y), sync_dist=True)
 
     def configure_optimizers(self):
         return torch.optim.AdamW(self.parameters(), lr=0.05)

@@ -74,7 +74,7 @@ def test_files_are_the_newest_the_last_and_the_best(tmp_path):
 
     class Losses(Callback):
         def on_train_epoch_end(self, trainer, pl_module):
-            losses.append((trainer.callback_metrics["val_loss"].item(), trainer.global_step))
+            losses.append((trainer.callback_metrics["val/loss"].item(), trainer.global_step))
 
     checkpoints = ExactResume(tmp_path / "c", every_n_train_steps=4)
     run, model, data = build(tmp_path, checkpoints=checkpoints, callbacks=[Losses()], max_epochs=4)
@@ -89,7 +89,7 @@ def test_files_are_the_newest_the_last_and_the_best(tmp_path):
     assert read_checkpoint(tmp_path / "c" / "last.ckpt")["global_step"] == 24
     assert checkpoints.best_model_score.item() == pytest.approx(best[0], rel=1e-6)
     # "best" means this file to the Trainer
-    assert run.validate(model, data, ckpt_path="best", verbose=False)[0]["val_loss"] == pytest.approx(best[0], rel=1e-6)
+    assert run.validate(model, data, ckpt_path="best", verbose=False)[0]["val/loss"] == pytest.approx(best[0], rel=1e-6)
 
 
 def test_time_between_checkpoints(tmp_path):

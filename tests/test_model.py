@@ -72,14 +72,14 @@ def test_losses_and_accuracies_are_those_of_the_rows(tmp_path):
     x, y = data.val_dataloader().dataset.tensors
     with torch.no_grad():
         logits = model(x)
-    assert logged["val_loss"] == pytest.approx(nn.functional.cross_entropy(logits, y).item(), rel=1e-6)
-    assert logged["val_accuracy"] == pytest.approx((logits.argmax(1) == y).float().mean().item())
+    assert logged["val/loss"] == pytest.approx(nn.functional.cross_entropy(logits, y).item(), rel=1e-6)
+    assert logged["val/accuracy"] == pytest.approx((logits.argmax(1) == y).float().mean().item())
     x, y = data.test_dataloader().dataset.tensors
     with torch.no_grad():
         logits = model(x)
-    assert tested["test_accuracy"] == pytest.approx((logits.argmax(1) == y).float().mean().item())
-    assert tested["test_loss"] == pytest.approx(nn.functional.cross_entropy(logits, y).item(), rel=1e-6)
-    assert {"train_loss", "train_accuracy"} <= logged.keys()
+    assert tested["test/accuracy"] == pytest.approx((logits.argmax(1) == y).float().mean().item())
+    assert tested["test/loss"] == pytest.approx(nn.functional.cross_entropy(logits, y).item(), rel=1e-6)
+    assert {"train/loss", "train/accuracy"} <= logged.keys()
     predicted = torch.cat(run.predict(model, data))
     torch.testing.assert_close(predicted, logits.softmax(1))
 
@@ -95,7 +95,7 @@ def test_the_train_loss_of_an_epoch_is_the_mean_over_its_rows(tmp_path):
 
     run = trainer(tmp_path, max_epochs=1)
     run.fit(Losses(), SyntheticDataModule(n_samples=100, batch_size=30))
-    assert run.callback_metrics["train_loss"] == pytest.approx(sum(losses) / 80, rel=1e-6)
+    assert run.callback_metrics["train/loss"] == pytest.approx(sum(losses) / 80, rel=1e-6)
 
 
 def weights(path, seed):
@@ -103,7 +103,7 @@ def weights(path, seed):
     model = LitClassifier()
     run = trainer(path)
     run.fit(model, small_data())
-    return run.callback_metrics["train_loss"], torch.cat([p.flatten() for p in model.parameters()])
+    return run.callback_metrics["train/loss"], torch.cat([p.flatten() for p in model.parameters()])
 
 
 def test_same_seed_same_run_another_seed_another(tmp_path):
@@ -121,7 +121,7 @@ def test_learns_the_articles_data(tmp_path):
     model, data = LitClassifier(), SyntheticDataModule()
     run = trainer(tmp_path, max_epochs=10)
     run.fit(model, data)
-    assert run.test(model, data, verbose=False)[0]["test_accuracy"] >= 0.85
+    assert run.test(model, data, verbose=False)[0]["test/accuracy"] >= 0.85
 
 
 FRESH = """
@@ -148,7 +148,7 @@ def test_a_checkpoint_loads_in_a_process_that_never_saw_the_package(tmp_path):
         [sys.executable, "-c", FRESH, tmp_path / "model.ckpt"], capture_output=True, text=True, check=True, timeout=120
     )
     accuracy, rest = fresh.stdout.split(" ", 1)
-    assert float(accuracy) == tested["test_accuracy"]
+    assert float(accuracy) == tested["test/accuracy"]
     assert rest.strip() == f"{model.network.fc1} {model.schedule} 0.1run"
 
 

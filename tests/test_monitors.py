@@ -302,7 +302,7 @@ def test_the_articles_lines_and_curves(tmp_path, capsys):
     assert [line.split(", LR: ")[1] for line in printed] == [f"{lr:.8f}" for lr in ARTICLE]
     assert [line.split(", ")[0] for line in printed] == [f"Epoch {epoch}/10" for epoch in range(1, 11)]
     served = EventAccumulator(run.log_dir, size_guidance={"scalars": 0}).Reload()
-    losses = [f"Loss: {event.value:.4f}" for event in served.Scalars("train_loss")]
+    losses = [f"Loss: {event.value:.4f}" for event in served.Scalars("train/loss")]
     assert [line.split(", ")[1] for line in printed] == losses
     after_epochs = {event.step: event.value for event in served.Scalars("lr-Adam")}
     assert [after_epochs[4 * epoch] for epoch in range(1, 11)] == pytest.approx(ARTICLE, rel=1e-6, abs=5e-9)
@@ -315,11 +315,11 @@ def test_the_articles_lines_and_curves(tmp_path, capsys):
     steps, lrs = lines(left)["lr-Adam"]
     assert steps == list(range(41))
     assert lrs[4::4] == pytest.approx(ARTICLE, abs=5e-9)
-    losses = {tag: [event.value for event in served.Scalars(tag)] for tag in ("train_loss", "val_loss")}
+    losses = {tag: [event.value for event in served.Scalars(tag)] for tag in ("train/loss", "val/loss")}
     drawn = lines(right)
     epoch_ends = list(range(4, 41, 4))
-    assert drawn["training, epoch mean"] == [epoch_ends, pytest.approx(losses["train_loss"], rel=1e-6)]
-    assert drawn["validation"] == [epoch_ends, pytest.approx(losses["val_loss"], rel=1e-6)]
+    assert drawn["training, epoch mean"] == [epoch_ends, pytest.approx(losses["train/loss"], rel=1e-6)]
+    assert drawn["validation"] == [epoch_ends, pytest.approx(losses["val/loss"], rel=1e-6)]
     assert drawn["training"][0] == list(range(40))
 
 

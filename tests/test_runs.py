@@ -55,7 +55,7 @@ def test_train_prints_the_articles_lines_and_says_where_everything_is(capsys):
     assert "hp_metric" not in served.Tags()["scalars"]
 
     # the checkpoint is the best by validation loss, and what was tested
-    validated = [event.value for event in served.Scalars("val_loss")]
+    validated = [event.value for event in served.Scalars("val/loss")]
     best = torch.load(said["Checkpoint"], weights_only=True)
     assert best["epoch"] == min(range(10), key=validated.__getitem__)
     model = LitClassifier.load_from_checkpoint(said["Checkpoint"], weights_only=True)
