@@ -1,9 +1,11 @@
+import re
 import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
 
 import pytest
+import torch
 
 import lit_cosine
 
@@ -60,3 +62,39 @@ def test_the_command_is_installed():
 
 def test_types_are_shipped():
     assert Path(lit_cosine.__file__).with_name("py.typed").is_file()
+
+
+README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.filterwarnings("ignore:The number of training batches:UserWarning")
+def test_the_readmes_code_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rows = torch.arange(200.0).reshape(100, 2)
+    names = {"features": rows, "labels": torch.arange(100) % 2}
+    blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    assert len(blocks) >= 2
+    for block in blocks:
+        exec(block.replace("max_epochs=10", "max_epochs=2"), names)
+    assert isinstance(names["model"], lit_cosine.LitClassifier)
+
+
+def test_the_readmes_two_commands_are_ci_runs():
+    commands = re.findall(r"^python3 -m venv \.venv && .*$", README, re.MULTILINE)
+    assert [command.rpartition(" && ")[2] for command in commands] == [".venv/bin/lit-cosine train", ".venv/bin/pytest"]
+
+
+def test_the_readmes_tree_names_rooms_that_are_there():
+    tree = README.partition("## What is where")[2]
+    package = Path(lit_cosine.__file__).parent
+    rooms = re.findall(r"^  (\w+\.py) ", tree, re.MULTILINE)
+    assert len(rooms) >= 11
+    assert [room for room in rooms if not (package / room).is_file()] == []
+
+
+def test_every_dependency_is_pinned():
+    pins = (Path(__file__).parents[1] / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pinned = {re.sub(r"[-_.]+", "-", pin.partition("==")[0]).lower() for pin in pins if "==" in pin}
+    required = [re.match(r"[\w.-]+", line)[0] for line in metadata.requires("lit-cosine")]
+    assert len(required) > 15
+    assert {re.sub(r"[-_.]+", "-", name).lower() for name in required} - pinned == set()
