@@ -10,13 +10,11 @@ import contextlib
 import math
 import random
 import signal
-import threading
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -31,6 +29,7 @@ from torch.utils.data import DataLoader
 from lit_cosine.checkpoint_io import LAST, SafeCheckpointIO, check_plain, link_in_place
 from lit_cosine.horizon import Duration
 from lit_cosine.sampler import EpochSampler
+from lit_cosine.signals import Signals
 
 __all__ = ["ExactResume"]
 
@@ -99,7 +98,7 @@ class ExactResume(ModelCheckpoint):
         self._epochs_between = every_n_epochs
         self._best: tuple[float, str] | None = None
         self._random_state: dict[str, Any] | None = None
-        self._signals = _Signals()
+        self._signals = Signals()
         self._silence = contextlib.ExitStack()
         self._due = self._validated = False
         self._steps_seen = 0
@@ -188,8 +187,7 @@ class ExactResume(ModelCheckpoint):
                 "batches after a resume will not be those of the uninterrupted run: give every train loader "
                 "sampler=EpochSampler(…) and generator=sampler.generator, and keep its state in the DataModule"
             )
-        if self._best is not None and trainer.is_global_zero and (self.folder / self._best[1]).exists():
-            link_in_place(self.folder / self._best[1], self.folder / BEST)  # a kill may have come in between
+        self._find_best(trainer)
         if self._random_state is not None:
             _set_random_state(self._random_state, pl_module.device)
             self._random_state = None
@@ -264,16 +262,29 @@ class ExactResume(ModelCheckpoint):
                 self._not_finite(trainer, f"{parameter_name} holds nan or infinity")
         if best is not None:
             self._set_best(best, name)
-        path = self.folder / name
-        trainer.save_checkpoint(path, weights_only=False)
-        self.last_model_path = str(self.folder / LAST)
+        last = self.folder / LAST
+        trainer.save_checkpoint(last, weights_only=False)  # first: a kill in between leaves no folder without a last
+        self.last_model_path = str(last)
         if trainer.is_global_zero:
-            link_in_place(path, self.folder / LAST)
+            link_in_place(last, self.folder / name)
             if best is not None:
-                link_in_place(path, self.folder / BEST)
+                link_in_place(last, self.folder / BEST)
             self._prune()
             for logger in trainer.loggers:
                 logger.after_save_checkpoint(self)
+
+    def _find_best(self, trainer: Any) -> None:
+        """Find the best that was resumed: a kill may have come before its name, or it is in another run's folder."""
+        if self._best is None:
+            return
+        best = self.folder / self._best[1]
+        if trainer.is_global_zero:
+            if not best.exists() and best.stem.endswith(f"-step={trainer.global_step}") and trainer.ckpt_path:
+                link_in_place(Path(str(trainer.ckpt_path)), best)
+            if best.exists():
+                link_in_place(best, self.folder / BEST)
+        if not trainer.strategy.broadcast(best.exists()):
+            self._best, self.best_model_score, self.best_model_path = None, None, ""
 
     def _prune(self) -> None:
         if self.keep == -1:
@@ -304,7 +315,7 @@ class ExactResume(ModelCheckpoint):
     def _set_best(self, value: float, name: str) -> None:
         self._best = (value, name)
         self.best_model_score = self.current_score = torch.tensor(value)
-        self.best_model_path = str(self.folder / name)
+        self.best_model_path = str(self.folder / BEST)
 
     def _not_finite(self, trainer: Any, what: str) -> None:
         rates = ", ".join(f"{float(group['lr']):g}" for opt in trainer.optimizers for group in opt.param_groups)
@@ -313,53 +324,6 @@ class ExactResume(ModelCheckpoint):
         raise FloatingPointError(
             f"{what} at epoch {trainer.current_epoch}, step {trainer.global_step}, with LR {rates}: stopped; {kept}"
         )
-
-
-class _Signals:
-    """The signals that ask a run to end or to be requeued: heard at once, answered between two updates."""
-
-    def __init__(self) -> None:
-        self.stop_asked = 0
-        self.requeue_asked = False
-        self._before: dict[int, Any] = {}
-
-    def listen(self, trainer: Any) -> None:
-        """Take the signals over from Lightning, which would answer them wherever the run is."""
-        if threading.current_thread() is not threading.main_thread():
-            return
-        self.forget()
-        requeue = getattr(getattr(trainer.strategy, "cluster_environment", None), "requeue_signal", None)
-        self._take(signal.SIGTERM, self._stop)
-        self._take(signal.SIGINT, self._stop)
-        requeue = requeue or getattr(signal, "SIGUSR1", None)  # Windows has none
-        if requeue is not None and callable(signal.getsignal(requeue)):
-            self._requeue_signal = requeue
-            self._take(requeue, self._ask_requeue)
-
-    def forget(self) -> None:
-        """Give the signals back to whom they were taken from."""
-        for signum, handler in self._before.items():
-            signal.signal(signum, handler)
-        self._before.clear()
-        self.stop_asked, self.requeue_asked = 0, False
-
-    def requeue(self) -> None:
-        """Have Lightning save its own checkpoint and ask SLURM, now that nothing is under way."""
-        self.requeue_asked = False
-        if callable(handler := self._before.get(self._requeue_signal)):
-            handler(self._requeue_signal, None)
-
-    def _take(self, signum: int, handler: Callable[[int, FrameType | None], None]) -> None:
-        self._before[signum] = signal.getsignal(signum)
-        signal.signal(signum, handler)
-
-    def _stop(self, signum: int, frame: FrameType | None) -> None:
-        if self.stop_asked and callable(before := self._before[signum]):
-            before(signum, frame)
-        self.stop_asked = signum
-
-    def _ask_requeue(self, signum: int, frame: FrameType | None) -> None:
-        self.requeue_asked = True
 
 
 def _seconds(interval: str | timedelta | None) -> float | None:

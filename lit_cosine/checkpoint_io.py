@@ -28,6 +28,7 @@ from torch.serialization import get_unsafe_globals_in_checkpoint
 __all__ = [
     "LAST",
     "CheckpointError",
+    "CheckpointWriteError",
     "DamagedCheckpointError",
     "SafeCheckpointIO",
     "SafeLoading",
@@ -55,6 +56,10 @@ class CheckpointError(ValueError):
 
 class DamagedCheckpointError(CheckpointError):
     """A checkpoint that is not whole, or not as it was written."""
+
+
+class CheckpointWriteError(OSError):
+    """A checkpoint that could not be written, as on a full disk; what was there is untouched."""
 
 
 class SafeCheckpointIO(TorchCheckpointIO):
@@ -93,13 +98,7 @@ class SafeCheckpointIO(TorchCheckpointIO):
             CheckpointError: If ``weights_only`` is False.
         """
         _refuse_trust(weights_only)
-        try:
-            return read_checkpoint(path, map_location)
-        except DamagedCheckpointError as damage:
-            if Path(path).name != LAST or not _is_local_file_protocol(path):
-                raise
-            intact = newest_intact(Path(path).parent, instead_of=damage)
-            return read_checkpoint(intact, map_location)
+        return _read_or_fall_back(path, map_location)
 
 
 class SafeLoading:
@@ -135,7 +134,7 @@ class SafeLoading:
                 or function it wants to be built, or ``weights_only`` is False.
         """
         _refuse_trust(weights_only)
-        checkpoint = read_checkpoint(checkpoint_path, map_location)
+        checkpoint = _read_or_fall_back(checkpoint_path, map_location)
         for key in ("hyper_parameters", "datamodule_hyper_parameters"):
             values = checkpoint.get(key, {})
             if wanted := [name for name in ("_instantiator", "_class_path") if name in values]:
@@ -162,7 +161,7 @@ def write_checkpoint(checkpoint: dict[str, Any], path: str | Path) -> None:
 
     Raises:
         CheckpointError: If ``checkpoint`` holds something that could not be loaded again.
-        OSError: If the file cannot be written, as when the disk is full. What was at ``path`` is untouched.
+        CheckpointWriteError: If the file cannot be written, as on a full disk. What was at ``path`` is untouched.
     """
     path = Path(path)
     buffer = io.BytesIO()
@@ -189,7 +188,7 @@ def put_in_place(path: Path) -> Iterator[Path]:
     """Lend a name beside ``path`` for a file to be made under, and then rename that to ``path`` in one step.
 
     Raises:
-        OSError: If anything fails; what was at ``path`` is untouched and the file beside it is gone.
+        CheckpointWriteError: If anything fails; what was at ``path`` is untouched and the file beside it is gone.
     """
     beside = path.with_name(f".{path.name}.tmp")
     try:
@@ -203,7 +202,7 @@ def put_in_place(path: Path) -> Iterator[Path]:
             beside.unlink(missing_ok=True)
         reason = getattr(error, "strerror", None) or str(error)
         before = "the one before it is untouched" if path.exists() else "no file was left there"
-        raise OSError(f"checkpoint {path} could not be written: {reason}; {before}") from error
+        raise CheckpointWriteError(f"checkpoint {path} could not be written: {reason}; {before}") from error
     # renaming one hard link over another of the same file leaves both
     beside.unlink(missing_ok=True)
 
@@ -245,9 +244,8 @@ def read_checkpoint(path: str | Path | IO[bytes], map_location: Any = "cpu") -> 
     if isinstance(path, (str, Path)) and not _is_local_file_protocol(path):
         checkpoint = _unpickled(path, lambda: _load(path, map_location=map_location, weights_only=True))
     elif isinstance(path, (str, Path)):
-        local = Path(os.fspath(path).removeprefix("file://"))
         try:
-            file = local.open("rb")
+            file = _local(path).open("rb")
         except (FileNotFoundError, IsADirectoryError):
             raise FileNotFoundError(f"checkpoint {path} was not found") from None
         with file:
@@ -257,6 +255,19 @@ def read_checkpoint(path: str | Path | IO[bytes], map_location: Any = "cpu") -> 
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("state_dict"), dict):
         raise CheckpointError(f"checkpoint {path} is not one of Lightning's: it has no state_dict")
     return checkpoint
+
+
+def _read_or_fall_back(path: str | Path | IO[bytes], map_location: Any) -> dict[str, Any]:
+    try:
+        return read_checkpoint(path, map_location)
+    except DamagedCheckpointError as damage:
+        if not isinstance(path, (str, Path)) or Path(path).name != LAST or not _is_local_file_protocol(path):
+            raise
+        return read_checkpoint(newest_intact(_local(path).parent, instead_of=damage), map_location)
+
+
+def _local(path: str | Path) -> Path:
+    return Path(os.fspath(path).removeprefix("file://"))
 
 
 def newest_intact(folder: str | Path, instead_of: DamagedCheckpointError | None = None) -> Path:

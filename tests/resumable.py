@@ -29,13 +29,16 @@ EPOCHS, BATCHES = 3, 6
 class Own(pl.LightningModule):
     """A module of somebody's own: no scheduler, and noise from numpy and Python besides dropout's."""
 
-    def __init__(self):
+    def __init__(self, noise=True):
         super().__init__()
-        self.network = nn.Sequential(nn.Linear(20, 8), nn.ReLU(), nn.Dropout(0.3), nn.Linear(8, 2))
+        self.noise = noise
+        self.network = nn.Sequential(nn.Linear(20, 8), nn.ReLU(), nn.Dropout(0.3 if noise else 0.0), nn.Linear(8, 2))
 
     def training_step(self, batch, batch_idx):
         x, y = batch
-        return nn.functional.cross_entropy(self.network(x * random.uniform(0.9, 1.1) + np.random.normal(0, 0.1)), y)
+        if self.noise:
+            x = x * random.uniform(0.9, 1.1) + np.random.normal(0, 0.1)
+        return nn.functional.cross_entropy(self.network(x), y)
 
     def validation_step(self, batch, batch_idx):
         x, y = batch
@@ -112,7 +115,9 @@ def build(folder, road="callback", accumulate=1, workers=0, trace=None, checkpoi
         data = SyntheticDataModule(n_samples=75, batch_size=10, num_workers=workers)
         schedulers = []
     else:
-        model, data = Own(), OwnData(workers)
+        # the batch of all processes together is the same however many they are
+        processes = trainer.get("devices", 1) * trainer.get("num_nodes", 1)
+        model, data = Own(noise=road != "noiseless"), OwnData(workers, 10 // processes)
         schedulers = [LearningRateScheduler(Cosine(end=0.1), warmup="2step")]
     if checkpoints is None:
         checkpoints = ExactResume(Path(folder) / "checkpoints", every_n_train_steps=1, keep=-1)
@@ -163,15 +168,18 @@ def chain(folder, road, accumulate, kills, chance, pause=0.01):
     for _ in range(kills):
         pid = forked(folder, road, accumulate, pause)
         batches = chance.randrange(4)
-        wanted = len(rows_of(folder)) + batches
-        while batches and len(rows_of(folder)) < wanted and os.waitpid(pid, os.WNOHANG)[0] == 0:
+        wanted, deadline = len(rows_of(folder)) + batches, time.monotonic() + 60
+        while batches and len(rows_of(folder)) < wanted and not (folder / "done").exists():
             time.sleep(0.002)
+            if time.monotonic() > deadline:
+                break
         # with no batch to wait for, somewhere in the setting up; else somewhere in an update or in a write
         time.sleep(chance.uniform(0.0, 0.02 if batches else 0.2))
-        if (folder / "done").exists():
-            break
         os.kill(pid, signal.SIGKILL)
-        killed += os.WIFSIGNALED(os.waitpid(pid, 0)[1])
+        status = os.waitpid(pid, 0)[1]
+        killed += os.WIFSIGNALED(status)
+        if not os.WIFSIGNALED(status) and os.waitstatus_to_exitcode(status) != 0:
+            break  # it failed by itself: the log says why
     if not (folder / "done").exists():
         os.waitpid(forked(folder, road, accumulate, 0.0), 0)
     return killed
@@ -194,6 +202,8 @@ def chains(folder, kills, length, seed):
         seen = rows_of(here)
         same = (here / "done").exists() and (here / "done").read_text() == digest
         same = same and all(row in rows for row in seen) and all(row in seen for row in rows)
+        if not same:
+            print((here / "log").read_text(), file=sys.stderr)
         report.append({"accumulate": accumulate, "kills": made, "resumed": len(seen) - len(rows), "exact": same})
     print(json.dumps(report))
 

@@ -232,3 +232,25 @@ def test_a_shuffled_loader_is_told_that_it_will_not_resume(tmp_path):
 def test_bad_arguments(arguments, error, message):
     with pytest.raises(error, match=re.escape(message)):
         ExactResume(**arguments)
+
+
+def test_the_best_is_found_again_whatever_a_kill_left(tmp_path):
+    run, model, data = build(tmp_path, max_epochs=1)
+    run.fit(model, data)
+    folder = tmp_path / "checkpoints"
+    for path in folder.glob("*.ckpt"):
+        if path.name != "last.ckpt":  # the first to be written
+            path.unlink()
+    run, model, data = build(tmp_path, max_epochs=2)
+    run.fit(model, data, ckpt_path="last")
+    losses = {path.name: read_checkpoint(path)["callbacks"]["ExactResume"]["best"][0] for path in folder.glob("*.ckpt")}
+    assert losses["best.ckpt"] == min(losses.values())
+    assert run.checkpoint_callback.best_model_path == str(folder / "best.ckpt")
+
+
+def test_the_best_of_another_folder_is_not_ones_own(tmp_path):
+    finish(tmp_path, max_epochs=1)
+    checkpoints = ExactResume(tmp_path / "new", monitor=None)
+    run, model, data = build(tmp_path, checkpoints=checkpoints, max_epochs=2)
+    run.fit(model, data, ckpt_path=tmp_path / "checkpoints" / "epoch=0-step=4.ckpt")
+    assert checkpoints.best_model_path == ""
