@@ -16,14 +16,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from lit_cosine.horizon import Clock, Duration
 from lit_cosine.schedules import Schedule
 from lit_cosine.spelling import arguments, build_schedule, check_keys, names, with_hint
 from lit_cosine.terminal import chart, letter
 
-__all__ = ["Curve", "main"]
+__all__ = ["Curve", "preview"]
 
 _RUN_KEYS = ("lr", "steps", "epochs", "warmup")
 _SUFFIXES = (".png", ".svg", ".csv")
@@ -96,30 +96,30 @@ class Curve:
         return dict(sorted(steps.items()))
 
 
-def main(argv: Sequence[str]) -> int:
-    """Run ``lit-cosine preview`` with the arguments ``argv``; return the exit status, 2 where they are refused."""
-    parser = _parser()
+def preview(arguments: Sequence[str]) -> None:
+    """Run ``lit-cosine preview``.
+
+    Raises:
+        argparse.ArgumentError: If the arguments are refused, with the sentence to show.
+    """
     try:
-        run_flags, spelled = _split(argv)
-        options = parser.parse_args(run_flags)
+        run_flags, spelled = _split(arguments)
+        options = _parser().parse_args(run_flags)
         curves = _curves(options, spelled)
         outputs = [_check_output(Path(path), options.force) for path in options.output]
     except ValueError as error:
-        print(f"lit-cosine preview: {error}", file=sys.stderr)
-        return 2
+        raise argparse.ArgumentError(None, str(error)) from None
     _show(curves, options)
     for path in outputs:
         try:
             _write(path, curves)
         except OSError as error:
-            print(f"lit-cosine preview: cannot write {path}: {error.strerror}", file=sys.stderr)
-            return 2
+            raise argparse.ArgumentError(None, f"cannot write {path}: {error.strerror}") from None
         print(f"wrote {path}")
-    return 0
 
 
 class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> Any:
+    def error(self, message: str) -> NoReturn:
         raise ValueError(message)
 
 

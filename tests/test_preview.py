@@ -9,23 +9,24 @@ import pytest
 import torch
 
 from lit_cosine import Cosine, Restarts, ScheduleLR, Sequential, Step, schedules
-from lit_cosine.preview import Curve, main
+from lit_cosine.cli import main
+from lit_cosine.preview import Curve
 from lit_cosine.spelling import arguments, build_schedule, names
 
 
 def refused(capsys, *argv):
     """Run the command, which must refuse; return its one sentence."""
-    assert main(argv) == 2
+    assert main(["preview", *argv]) == 2
     out, err = capsys.readouterr()
     assert out == ""
-    assert err.startswith("lit-cosine preview: ")
+    assert err.startswith("lit-cosine preview: error: ")
     assert err.count("\n") == 1
-    return err.removeprefix("lit-cosine preview: ").strip()
+    return err.removeprefix("lit-cosine preview: error: ").strip()
 
 
 def table(capsys, *argv):
     """Run the command; return {step: [LRs]} and {step: what} of the table it prints."""
-    assert main([*argv, "--ascii", "--width", "40", "--height", "8"]) == 0
+    assert main(["preview", *argv, "--ascii", "--width", "40", "--height", "8"]) == 0
     lines = capsys.readouterr().out.splitlines()
     begin = next(index for index, line in enumerate(lines) if line.split()[:2] == ["step", "progress"])
     several = len(lines[begin].split()) - 2
@@ -115,7 +116,7 @@ def test_the_yaml_of_a_training_run_is_read_as_it_stands(capsys, tmp_path):
 
 def test_csv_has_every_step(capsys, tmp_path):
     path = tmp_path / "lr.csv"
-    assert main([*["Cosine", "Step", "--lr", "0.1", "--steps", "50", "--output"], str(path)]) == 0
+    assert main(["preview", *["Cosine", "Step", "--lr", "0.1", "--steps", "50", "--output"], str(path)]) == 0
     header, *rows = list(csv.reader(path.read_text().splitlines()))
     assert header == ["step", "progress", "Cosine()", "Step()"]
     assert [int(row[0]) for row in rows] == list(range(51))
@@ -124,7 +125,7 @@ def test_csv_has_every_step(capsys, tmp_path):
 
 def test_pictures(capsys, tmp_path):
     png, svg = tmp_path / "lr.png", tmp_path / "lr.svg"
-    assert main(["Cosine", "Step", "--output", str(png), "--output", str(svg)]) == 0
+    assert main(["preview", "Cosine", "Step", "--output", str(png), "--output", str(svg)]) == 0
     assert f"wrote {png}" in capsys.readouterr().out
     image = matplotlib.image.imread(png)
     colours = {tuple(pixel) for pixel in (image[..., :3] * 255).round().astype(int).reshape(-1, 3).tolist()}
@@ -212,7 +213,7 @@ def test_nothing_is_overwritten_without_force(capsys, tmp_path):
     assert message == f"{path} is already there: give another name, or --force to replace it"
     assert path.read_text() == "mine"
     assert not other.exists()
-    assert main(["Cosine", "--output", str(path), "--force"]) == 0
+    assert main(["preview", "Cosine", "--output", str(path), "--force"]) == 0
     assert path.read_text().startswith("step,")
 
 
@@ -227,8 +228,8 @@ def test_every_schedule_can_be_spelled():
 
 PROBE = """
 import sys
-from lit_cosine.preview import main
-main(sys.argv[1:])
+from lit_cosine.cli import main
+main(["preview", *sys.argv[1:]])
 print(sorted({'torch', 'lightning', 'numpy'} & set(sys.modules)))
 """
 
