@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -26,6 +26,7 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
+from lit_cosine.audit import ScheduleAudit
 from lit_cosine.data import TabularDataModule
 from lit_cosine.model import LitClassifier
 from lit_cosine.monitors import EpochLine, LearningRateLogger, TrainingCurves, new_file
@@ -153,6 +154,13 @@ class _CLI(LightningCLI):
         )
         for size, source in (("in_features", "num_features"), ("classes", "num_classes")):
             parser.link_arguments(f"data.{source}", f"model.network.init_args.{size}", apply_on="instantiate")
+        if self._command == "train":
+            parser.add_argument(
+                "--audit",
+                type=Literal["warn", "raise", "print", "off"],
+                default="warn",
+                help="What to do about a learning rate whose plan is wrong.",
+            )
         what = "resume from" if self._command == "train" else self._command
         parser.add_argument("--ckpt_path", type=str, default=None, help=f"The checkpoint to {what}.")
         if self._command == "predict":
@@ -179,6 +187,8 @@ class _CLI(LightningCLI):
             kwargs["default_root_dir"] = folder = _new_folder(Path(self.root))
             if config["logger"] in (None, True):
                 kwargs["logger"] = TensorBoardLogger(folder, name="", version="", default_hp_metric=False)
+            if self.config["audit"] != "off":
+                extra.insert(0, ScheduleAudit(self.config["audit"]))
             extra += [LearningRateLogger(), TrainingCurves(), EpochLine()]
             if config["enable_checkpointing"] is not False:
                 monitor = None if config["limit_val_batches"] == 0 else "val/loss"
