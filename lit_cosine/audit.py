@@ -132,7 +132,7 @@ class ScheduleAudit(Callback):
 
     def _follow(self, trainer: Any, pl_module: Any) -> None:
         updates, self._used.updates = self._used.updates, []
-        if self._followup is None or not updates:
+        if self._followup is None or not updates or not self._situations:
             return
         planned_batch = None
         if not pl_module.automatic_optimization:

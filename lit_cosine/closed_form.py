@@ -51,7 +51,7 @@ def closed_form(scheduler: Any) -> LRAfter | None:
     if kind is torch_schedulers.SequentialLR:
         return _of_sequence(scheduler)
     if kind is torch_schedulers.CosineAnnealingWarmRestarts:
-        return lambda steps: _floats(_after(scheduler.step, now + steps, scheduler.get_last_lr))
+        return _of_restarts(scheduler)
     if kind in _WITH_CLOSED_FORM:
         return lambda steps: _floats(_at(scheduler, now + steps, scheduler._get_closed_form_lr))
     if kind in _FUNCTION_OF_STEP:
@@ -78,6 +78,23 @@ def _of_sequence(scheduler: Any) -> LRAfter | None:
     return lr_after
 
 
+def _of_restarts(scheduler: Any) -> LRAfter:
+    """Return the curve from the present cycle on; torch's own ``step(epoch)`` finds the cycle by a rounded logarithm."""
+    begun, first = scheduler.T_cur, scheduler.T_i
+    scheduler._get_lr_called_within_step = True  # or get_lr warns
+
+    def lr_after(steps: int) -> list[float]:
+        position, length = begun + steps, first
+        if scheduler.T_mult == 1:
+            position %= length
+        while position >= length:
+            position, length = position - length, length * scheduler.T_mult
+        scheduler.T_cur, scheduler.T_i = position, length
+        return _floats(scheduler.get_lr())
+
+    return lr_after
+
+
 def _of_chain(scheduler: Any) -> LRAfter | None:
     """Return the product of the children's curves; each is a factor of the base LR that they share."""
     children = [child for child in map(closed_form, scheduler._schedulers) if child is not None]
@@ -94,11 +111,6 @@ def _of_chain(scheduler: Any) -> LRAfter | None:
 
 def _at(scheduler: Any, step: int, get: Callable[[], list[Any]]) -> list[Any]:
     scheduler.last_epoch = step
-    return get()
-
-
-def _after(move: Callable[[int], None], step: int, get: Callable[[], list[Any]]) -> list[Any]:
-    move(step)
     return get()
 
 

@@ -63,7 +63,7 @@ class Followup:
             if math.isnan(plan):
                 why = f"this group joined {where} and was not planned"
             else:
-                because = f"{skipped:,} updates before it were skipped" if skipped else "the LR was set from outside"
+                because = f"updates before it were skipped ({skipped:,})" if skipped else "the LR was set from outside"
                 why = f"{where} the plan was {plan:.6g} and {lr:.6g} was used: {because}"
             self._parted[index, group] = why
 

@@ -11,6 +11,7 @@ import copy
 import math
 import warnings
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from types import CellType, FunctionType
 from typing import Any
@@ -194,9 +195,10 @@ def play(
         for group, lr in zip(stand_in.param_groups, start or (), strict=False):
             group["lr"] = lr
         if start is None and len(events) > EXACT and len(masters) == 1 and not joins and masters[0].step is None:
-            trace = _sample(optimizer, masters[0], updates, shared)
-            if trace is not None:
-                return trace
+            with suppress(Exception):  # a scheduler that raises somewhere is played up to there
+                trace = _sample(optimizer, masters[0], updates, shared)
+                if trace is not None:
+                    return trace
         return _play(stand_in, list(zip(masters, copies, strict=True)), updates, events, joins)
 
 

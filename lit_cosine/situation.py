@@ -61,8 +61,9 @@ class Scheduled:
 
     @property
     def name(self) -> str:
-        """The class's name."""
-        return type(self.scheduler).__name__
+        """The class's name; of ours, the curve in words."""
+        own = isinstance(self.scheduler, ScheduleLR)
+        return str(self.scheduler.schedule) if own else type(self.scheduler).__name__
 
 
 @dataclass
@@ -174,6 +175,8 @@ def situations(
     shared = [trainer, pl_module, *pl_module.modules(), *pl_module.parameters(), *trainer.loggers]
     found = []
     for optimizer, names in zip(trainer.optimizers, lr_names(trainer.optimizers), strict=True):
+        if not optimizer.param_groups:  # what Lightning puts in the place of none
+            continue
         own = [one for one in scheduled if getattr(one.scheduler, "optimizer", None) is optimizer]
         joins = _joins(trainer, run)
         try:
