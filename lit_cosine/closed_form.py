@@ -79,7 +79,7 @@ def _of_sequence(scheduler: Any) -> LRAfter | None:
 
 
 def _of_restarts(scheduler: Any) -> LRAfter:
-    """Return the curve from the present cycle on; torch's own ``step(epoch)`` finds the cycle by a rounded logarithm."""
+    """Return the curve from the present cycle on; torch's own ``step(epoch)`` finds it by a rounded logarithm."""
     begun, first = scheduler.T_cur, scheduler.T_i
     scheduler._get_lr_called_within_step = True  # or get_lr warns
 

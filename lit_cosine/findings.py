@@ -78,7 +78,7 @@ def _of_curve(
     else:
         at_zero = trace.updates_at_zero()
         if at_zero and at_zero >= 0.01 * trace.updates:
-            yield _idle_start(name, at_zero, trace.updates)
+            yield _idle_start(name, at_zero, situation)
         if not situation.open_end and at_zero < trace.updates:
             yield from _of_end(scheduled, master, stepped, reached, length, situation)
 
@@ -165,7 +165,14 @@ def _counts_updates(scheduled: Scheduled, length: float, reached: int, situation
     return abs(length - total) <= 0.1 * total or (far > 8.0 and abs(math.log(length / total)) < math.log(far))
 
 
-def _idle_start(name: str, at_zero: int, updates: int) -> Finding:
+def _idle_start(name: str, at_zero: int, situation: Situation) -> Finding:
+    updates = situation.trace.updates
+    if at_zero == updates and situation.done:
+        return Finding(
+            "idle-tail",
+            f"all {updates:,} updates that are left are made at LR 0 and change nothing: {name} had ended before",
+            'anneal again, with on_resize="restart" or "rescale" of lr_scheduler_config or LearningRateScheduler',
+        )
     which = f"all {updates:,} updates are made at LR 0 and change"
     if at_zero < updates:
         which = f"the first {at_zero:,} of {updates:,} updates are made at LR 0 and change"

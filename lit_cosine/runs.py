@@ -154,13 +154,12 @@ class _CLI(LightningCLI):
         )
         for size, source in (("in_features", "num_features"), ("classes", "num_classes")):
             parser.link_arguments(f"data.{source}", f"model.network.init_args.{size}", apply_on="instantiate")
-        if self._command == "train":
-            parser.add_argument(
-                "--audit",
-                type=Literal["warn", "raise", "print", "off"],
-                default="warn",
-                help="What to do about a learning rate whose plan is wrong.",
-            )
+        parser.add_argument(  # of every command, which may be given the configuration of a training
+            "--audit",
+            type=Literal["warn", "raise", "print", "off"],
+            default="warn",
+            help="What to do about a learning rate whose plan is wrong, before training.",
+        )
         what = "resume from" if self._command == "train" else self._command
         parser.add_argument("--ckpt_path", type=str, default=None, help=f"The checkpoint to {what}.")
         if self._command == "predict":

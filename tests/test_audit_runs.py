@@ -206,9 +206,20 @@ def test_a_resume_with_the_same_length_is_right_also_in_the_middle_of_an_epoch(t
     assert plan.after == pytest.approx(0.0, abs=1e-12)
 
 
+def test_a_finished_run_that_is_resumed_at_lr_0_is_found(tmp_path):
+    path = checkpoint(tmp_path, ours(Cosine()), max_epochs=2)
+    audit = ScheduleAudit("print")
+    trainer = fit(Net(ours(Cosine())), audit, max_epochs=3, ckpt_path=path)
+    assert codes(audit) == ["idle-tail"]
+    assert audit.findings[0].message == (
+        "all 8 updates that are left are made at LR 0 and change nothing: cosine 1 -> 0 had ended before"
+    )
+    assert trainer.optimizers[0].param_groups[0]["lr"] == 0.0
+
+
 @pytest.mark.parametrize("on_resize", ["continue", "rescale", "restart"])
 def test_our_resume_to_another_length_is_right(tmp_path, on_resize):
-    path = checkpoint(tmp_path, ours(Cosine()), max_epochs=2)
+    path = checkpoint(tmp_path, ours(Cosine(end=0.1)), max_epochs=2)
     audit = ScheduleAudit("print")
     fit(Net(ours(Cosine(end=0.1), on_resize=on_resize)), audit, max_epochs=4, ckpt_path=path)
     assert audit.findings == []

@@ -149,7 +149,7 @@ class Wide(nn.Module):
 
 def test_a_network_of_the_users_own_trains_and_is_tested_from_its_run(capsys):
     name = f"{__name__}.Wide"
-    quick = ["--trainer.max_epochs", "1", "--data.n_features", "6", "--model.network", name]
+    quick = ["--trainer.max_epochs", "2", "--data.n_features", "6", "--model.network", name]
     assert train(*quick, "--model.network.width", "4") == 0
     said = capsys.readouterr().out
     assert main(["test", "--trainer.accelerator=cpu", "--ckpt_path", "runs/run_1/checkpoints/best.ckpt"]) == 0
@@ -160,7 +160,11 @@ def test_a_run_is_resumed_from_its_checkpoint(capsys):
     assert train("--trainer.max_epochs", "2") == 0
     capsys.readouterr()
     before = snapshot("runs/run_1")
-    with pytest.warns(UserWarning, match="The dirpath has changed"):  # the best is looked for among the new epochs
+    # the best is looked for among the new epochs; and the schedule had ended with the first run
+    with (
+        pytest.warns(UserWarning, match="The dirpath has changed"),
+        pytest.warns(UserWarning, match="had ended before"),
+    ):
         assert train("--trainer.max_epochs", "3", "--ckpt_path", "runs/run_1/checkpoints/last.ckpt") == 0
     out = capsys.readouterr().out
     assert re.findall(r"Epoch .*/3", out) == ["Epoch 3/3"]
