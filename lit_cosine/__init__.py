@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from lit_cosine.audit import ScheduleAudit as ScheduleAudit
     from lit_cosine.callbacks import LearningRateScheduler as LearningRateScheduler
     from lit_cosine.checkpoint import ExactResume as ExactResume
+    from lit_cosine.comparison import compare as compare
     from lit_cosine.data import SyntheticDataModule as SyntheticDataModule
     from lit_cosine.data import TabularDataModule as TabularDataModule
     from lit_cosine.horizon import Clock as Clock
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from lit_cosine.trainer import total_steps as total_steps
 
 _ROOMS = {
+    "comparison": "compare",
     "checkpoint": "ExactResume",
     "schedules": (
         "Schedule Constant Linear Cosine Polynomial Exponential Step OneMinusSqrt InverseSqrt "

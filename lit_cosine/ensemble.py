@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value, vmap
+from torch.fx import GraphModule
 
 from lit_cosine.program import Program, trace
 from lit_cosine.schedules import Schedule
@@ -29,6 +30,7 @@ __all__ = [
     "Ensemble",
     "NotStackable",
     "Training",
+    "accuracy",
     "batch_orders",
     "cross_entropy",
     "dropout_seed",
@@ -180,34 +182,38 @@ class Ensemble:
             for name, value in (*network.named_parameters(), *network.named_buffers())
             if name not in self._trained
         }
-        rows = len(train[0])
-        sizes = {min(training.batch_size, rows), rows % training.batch_size or training.batch_size}
+        self._val_rows, self._test_rows = val, test
+        self._graphs: dict[tuple[str, int], GraphModule] = {}
+        self._steps: dict[int, _Step] = {}
         with torch.random.fork_rng(devices=[]):
-            self._build(sorted(sizes, reverse=True), val, test)
+            self._begin(min(training.batch_size, len(train[0])))
         parameters = sum(flat.numel() * flat.element_size() for flat in (self._weights, self._gradients))
         programs = sum(step.program.nbytes for step in self._steps.values())
         self.bytes_per_member = (2 * parameters + programs) // self.members
 
-    def _build(self, sizes: Sequence[int], val: Rows, test: Rows) -> None:
+    def _begin(self, size: int) -> None:
+        """Lay the weights out, build the program of a full batch and hold it against plain autograd."""
         first = next(iter(self._trained.values()))
         total = self.members * sum(value.numel() for value in self._trained.values())
-        self._weights = first.new_zeros(total)
-        self._gradients = first.new_zeros(total)
-        strides: list[tuple[int, ...]] | None = None
-        self._steps: dict[int, _Step] = {}
-        for size in sizes:
-            # the first program is lowered twice: gradients choose their layout, then weights follow it
-            if strides is None:
-                self._lay_out(None)
-                outputs = self._step(size, lay_out_freely=True).program.outputs
-                strides = [_dense_strides(gradient) for gradient in outputs[:-1]]
-                self._lay_out(strides)
-            self._steps[size] = self._step(size)
-        self._check_against_autograd(self._steps[sizes[0]])
-        self._val, self._test = self._evaluation(val), self._evaluation(test)
+        self._weights, self._gradients = first.new_zeros(total), first.new_zeros(total)
+        self._lay_out(None)
+        # lowered twice: the gradients choose their layout, then the weights follow it
+        outputs = self._step(size, lay_out_freely=True).program.outputs
+        strides = [_dense_strides(gradient) for gradient in outputs[:-1]]
+        self._lay_out(strides)
+        self._steps[size] = self._step(size)
+        self._check_against_autograd(self._steps[size])
         self._optimizer = update_rule(self._training.optimizer, self._training.weight_decay, self._training.momentum)(
             self._weights, self._gradients, self._pieces(self._weights, strides)
         )
+
+    def _complete(self) -> None:
+        """Build what only a run needs: the program of an epoch's last batch, and those that evaluate."""
+        last = len(self._train[0]) % self._training.batch_size
+        if last and last not in self._steps:
+            self._steps[last] = self._step(last)
+        if not hasattr(self, "_val"):
+            self._val, self._test = self._evaluation(self._val_rows), self._evaluation(self._test_rows)
 
     def _lay_out(self, strides: Sequence[tuple[int, ...]] | None) -> None:
         """Make each parameter (members, …) a piece of the flat buffers, and start it where member 0 starts."""
@@ -248,11 +254,12 @@ class Ensemble:
         tensors = [*self._stacked.values(), *self._fixed.values(), inputs, targets]
         network.train()
         try:
-            graph = trace(step, tensors)
+            if ("step", size) not in self._graphs:
+                self._graphs["step", size] = trace(step, tensors)
         except Exception as error:  # torch.func refuses with errors of many types
             raise NotStackable(f"network cannot be stacked: {_first_sentence(error)}") from error
         into = None if lay_out_freely else [*self._stacked_gradients, None]
-        return _Step(Program(graph, tensors, into), inputs, targets)
+        return _Step(Program(self._graphs["step", size], tensors, into), inputs, targets)
 
     def _evaluation(self, rows: Rows) -> list[tuple[int, Program]]:
         """Return programs that compute mean loss and accuracy of every member, each on some of ``rows``."""
@@ -260,7 +267,7 @@ class Ensemble:
 
         def member(state: dict[str, Tensor], x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
             outputs = functional_call(network, state, (x,))
-            return loss(outputs, y), _accuracy(outputs, y)
+            return loss(outputs, y), accuracy(outputs, y)
 
         def evaluate(*tensors: Tensor) -> tuple[Tensor, ...]:
             state = dict(zip(names, tensors[:-2], strict=True))
@@ -272,7 +279,9 @@ class Ensemble:
             x, y = (part[start : start + _EVALUATION_ROWS] for part in rows)
             tensors = [*self._stacked.values(), *self._fixed.values(), x, y]
             with torch.no_grad():
-                programs.append((len(x), Program(trace(evaluate, tensors), tensors)))
+                if ("evaluation", len(x)) not in self._graphs:
+                    self._graphs["evaluation", len(x)] = trace(evaluate, tensors)
+                programs.append((len(x), Program(self._graphs["evaluation", len(x)], tensors)))
         network.train()
         return programs
 
@@ -313,6 +322,7 @@ class Ensemble:
         if learning_rates.shape != (steps, self.arms):
             raise ValueError(f"learning_rates must be {(steps, self.arms)}, got {tuple(learning_rates.shape)}")
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            self._complete()
             self._start(seeds)
             orders = torch.stack([batch_orders(self._training, rows, seed) for seed in seeds], dim=1)
             torch.manual_seed(dropout_seed(seeds[0]))
@@ -366,7 +376,7 @@ class _Step:
                 members.copy_(fetched.unsqueeze(1).expand_as(members))
 
 
-def _accuracy(outputs: Tensor, targets: Tensor) -> Tensor:
+def accuracy(outputs: Tensor, targets: Tensor) -> Tensor:
     """Return the share of rows whose largest output is the target's; nan where targets are no class numbers.
 
     A tie counts as a miss. Classes first and no argmax, which is slow on stacked members.
