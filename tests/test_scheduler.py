@@ -498,6 +498,16 @@ def test_a_change_just_before_saving_is_saved(make: Make) -> None:
     assert resumed.base_lrs == exactly([0.05, 0.002])
 
 
+def test_a_change_just_before_a_resize_is_heard(make: Make) -> None:
+    scheduler = ScheduleLR(make(0.1, 0.004), CURVE, 60)
+    play(scheduler, 20)
+    for group in scheduler.optimizer.param_groups:
+        set_lr(group, float(group["lr"]) / 2, "in place")
+    scheduler.resize(90)
+    assert scheduler.base_lrs == exactly([0.05, 0.002])
+    assert lrs_of(scheduler.optimizer) == exactly([0.05 * CURVE(20 / 60), 0.002 * CURVE(20 / 60)])
+
+
 def test_a_group_added_later_joins_with_its_own_base_lr(make: Make) -> None:
     scheduler = ScheduleLR(make(0.1), CURVE, 20)
     play(scheduler, 8)
