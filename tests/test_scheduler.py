@@ -347,6 +347,15 @@ def test_groups_the_checkpoint_does_not_know_keep_their_own_base_lr(make: Make) 
     assert scheduler.base_lrs == exactly([0.1, 0.3])
 
 
+def test_a_group_added_before_loading_is_scheduled_at_once(make: Make) -> None:
+    saved = ScheduleLR(make(0.1), CURVE, 60)
+    play(saved, 20)
+    scheduler = ScheduleLR(make(0.5), CURVE, 60)
+    scheduler.optimizer.add_param_group({"params": [torch.nn.Parameter(torch.ones(1))], "lr": 0.3})
+    scheduler.load_state_dict(saved.state_dict())
+    assert lrs_of(scheduler.optimizer) == exactly([0.1 * CURVE(20 / 60), 0.3 * CURVE(20 / 60)])
+
+
 # --- copies ---
 
 
