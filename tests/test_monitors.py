@@ -107,17 +107,20 @@ class Meddler(Callback):
     """Changes the LR at every moment somebody might."""
 
     def on_fit_start(self, trainer, pl_module):
-        trainer.optimizers[0].register_step_post_hook(lambda optimizer, *_: self.halve(trainer))
+        trainer.optimizers[0].register_step_post_hook(lambda optimizer, *_: self.lower(trainer))
 
-    def halve(self, trainer):
+    def lower(self, trainer):
         for group in trainer.optimizers[0].param_groups:
             group["lr"] *= 0.9
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
-        self.halve(trainer)
+        self.lower(trainer)
+
+    def on_before_backward(self, trainer, pl_module, loss):
+        self.lower(trainer)  # the optimizer's step has begun by now: it is what computes the loss
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
-        self.halve(trainer)
+        self.lower(trainer)
 
 
 @LOGS_RARELY
@@ -232,10 +235,10 @@ def test_a_checkpoint_and_an_exception_write_what_was_done(tmp_path):
         run.fit(model := Falling())
     assert watch.seen == [0, 0, 0, 2, 2, 2]
     assert [step for step, _ in run.logger.lrs()["lr-SGD"]] == list(range(5))
-    optimizer = run.optimizers[0]
     assert len(model.fallen) == 5
-    optimizer.step()  # nobody listens any more
-    assert len(run.logger.lrs()["lr-SGD"]) == 5
+    (optimizer,) = run.optimizers
+    assert not optimizer._optimizer_step_pre_hooks
+    assert not optimizer._optimizer_step_post_hooks
 
 
 class Unfreezes(Falling):
