@@ -138,7 +138,7 @@ class ScheduleAudit(Callback):
         if not pl_module.automatic_optimization:
             planned_batch = trainer.fit_loop.total_batch_idx - self._batches_before
         skipped = trainer.global_step - self._steps_before - sum(self._used.done) + self._done_before
-        for index, update, used in updates:
+        for index, update, used, _ in updates:
             self._followup.compare(index, update, used["lr"], max(0, skipped), planned_batch)
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:

@@ -6,6 +6,7 @@ is the LR that the next one would have used.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from itertools import count
@@ -18,6 +19,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from torch.optim import Optimizer
 
+from lit_cosine.events import Point, write_points
 from lit_cosine.plots import pixels, training_curves
 from lit_cosine.updates import UsedLRs
 
@@ -28,6 +30,9 @@ Curve = tuple[list[int], list[float]]
 
 _BUFFER = 1000
 """Updates after which the buffer is written although the epoch is not over."""
+
+_SECONDS = 0.5
+"""Seconds after which it is written although it is not full."""
 
 
 class _Listener(Callback):
@@ -59,15 +64,21 @@ class LearningRateLogger(_Listener):
     where an optimizer has several groups. A group that joins later gets a tag of its own and renames none. Other
     hyperparameters that LearningRateScheduler drives are written beside it: ``weight_decay-<optimizer class>``.
 
-    Points are written in bundles: at the end of an epoch, of 1000 updates and of the run, with every checkpoint, and
-    when training is interrupted.
+    Points are written in bundles, with the time at which each update was made: twice a second, at the end of 1000
+    updates, of an epoch and of the run, with every checkpoint, and when training is interrupted. What a killed process
+    leaves behind lacks at most the last second.
 
     >>> import lightning.pytorch as pl
     >>> trainer = pl.Trainer(callbacks=[LearningRateLogger()], accelerator="cpu", logger=False)
     """
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._written = 0.0
+
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Begin to listen to the optimizers, also for what a LearningRateScheduler drives besides the LR."""
+        self._written = time.monotonic()
         driven = [getattr(callback, "schedules", {}) for callback in trainer.callbacks]
         self._used.attach(trainer, [key for schedules in driven for key in schedules if key != "lr"])
 
@@ -80,9 +91,13 @@ class LearningRateLogger(_Listener):
         self._used.done, self._used.tags = list(state_dict["done"]), [list(tags) for tags in state_dict["tags"]]
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Write a full buffer."""
-        if len(self._used.updates) >= _BUFFER:
+        """Write a full buffer, or an old one."""
+        if len(self._used.updates) >= _BUFFER or time.monotonic() - self._written >= _SECONDS:
             self._write(trainer)
+
+    def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
+        """Write what there is: it may be long until the next batch."""
+        self._write(trainer)
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """Write the epoch's LRs."""
@@ -104,9 +119,8 @@ class LearningRateLogger(_Listener):
         self._used.detach()
 
     def _write(self, trainer: Any) -> None:
-        for step, lrs in self._used.take():
-            for logger in trainer.loggers:
-                logger.log_metrics(lrs, step=step)
+        write_points(trainer.loggers, self._used.take())
+        self._written = time.monotonic()
 
 
 class TrainingCurves(_Listener):
@@ -260,8 +274,8 @@ def _append(curve: Curve, step: int, value: float) -> None:
     curve[1].append(value)
 
 
-def _extend(curves: dict[str, Curve], points: Iterator[tuple[int, dict[str, float]]]) -> None:
-    for step, values in points:
+def _extend(curves: dict[str, Curve], points: Iterator[Point]) -> None:
+    for step, values, _ in points:
         for name, value in values.items():
             _append(curves.setdefault(name, ([], [])), step, value)
 

@@ -5,6 +5,7 @@ Convention: update s of an optimizer, counted from 0 over the whole run, is poin
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 from torch import Tensor
 from torch.optim import Optimizer
 
+from lit_cosine.events import Point
 from lit_cosine.trainer import lr_names, skipped_update
 
 __all__ = ["UsedLRs"]
@@ -32,8 +34,8 @@ class UsedLRs:
 
     def __init__(self, owner: Any) -> None:
         self._owner = owner
-        # index of the optimizer, number of its update, what each of its groups used
-        self.updates: list[tuple[int, int, Used]] = []
+        # index of the optimizer, number of its update, what each of its groups used, when (seconds since 1970)
+        self.updates: list[tuple[int, int, Used, float]] = []
         self.done: list[int] = []
         self.tags: list[list[str]] = []
         self._optimizers: list[Optimizer] = []
@@ -79,12 +81,12 @@ class UsedLRs:
     def add_last(self) -> None:
         """Record the LRs as they stand now, after the final update."""
         for index, optimizer in enumerate(self._optimizers):
-            self.updates.append((index, self.done[index], self._values(optimizer)))
+            self.updates.append((index, self.done[index], self._values(optimizer), time.time()))
 
-    def take(self) -> Iterator[tuple[int, dict[str, float]]]:
-        """Yield the step and the values by tag of every update recorded since the last time."""
+    def take(self) -> Iterator[Point]:
+        """Yield every update recorded since the last time."""
         updates, self.updates = self.updates, []
-        for index, step, used in updates:
+        for index, step, used, when in updates:
             tags = self.tags[index]
             if len(tags) < len(used["lr"]):  # groups have joined
                 tags += self._names()[index][len(tags) :]
@@ -95,6 +97,7 @@ class UsedLRs:
                     for key, values in used.items()
                     for tag, value in zip(tags, values, strict=False)
                 },
+                when,
             )
 
     def _values(self, optimizer: Optimizer) -> Used:
@@ -117,7 +120,7 @@ class UsedLRs:
         # an LR finder trains with callbacks of its own, and puts the run back after it
         if self._owner not in self._trainer.callbacks or skipped_update(optimizer):
             return
-        self.updates.append((index, self.done[index], self._read[index]))
+        self.updates.append((index, self.done[index], self._read[index], time.time()))
         self.done[index] += 1
 
 

@@ -1,4 +1,5 @@
 import math
+import time
 
 import pytest
 import torch
@@ -210,7 +211,56 @@ class Watch(Callback):
             self.act(trainer, trainer.global_step)
 
 
+@pytest.fixture
+def _no_hurry(monkeypatch):
+    """A busy machine may take half a second for a batch."""
+    monkeypatch.setattr(lit_cosine.monitors, "_SECONDS", math.inf)
+
+
 @LOGS_RARELY
+def test_points_wait_no_longer_than_half_a_second(tmp_path, monkeypatch):
+    monkeypatch.setattr(lit_cosine.monitors, "_SECONDS", 0.0)
+    watch = Watch()
+    trainer(tmp_path, LearningRateLogger(), watch, max_epochs=1).fit(Falling())
+    assert watch.seen == list(range(8))
+
+
+@LOGS_RARELY
+@pytest.mark.usefixtures("_no_hurry")
+def test_points_are_written_before_a_validation(tmp_path):
+    class Validated(Falling):
+        def val_dataloader(self):
+            return DataLoader(torch.zeros(1, 1))
+
+        def validation_step(self, batch, batch_idx):
+            pass
+
+    watch = Watch()
+    trainer(tmp_path, LearningRateLogger(), watch, max_epochs=1, val_check_interval=4).fit(Validated())
+    assert watch.seen == [0, 0, 0, 0, 4, 4, 4, 4]
+
+
+@LOGS_RARELY
+def test_points_carry_the_time_of_their_update(tmp_path):
+    made = []
+
+    class Timed(Falling):
+        def optimizer_step(self, *args, **kwargs):
+            before = time.time()
+            super().optimizer_step(*args, **kwargs)
+            made.append((before, time.time()))
+            time.sleep(0.02)
+
+    logger = TensorBoardLogger(tmp_path, name="", version="", prefix="mine")
+    trainer(tmp_path, LearningRateLogger(), logger=logger, max_epochs=1).fit(Timed())
+    events = EventAccumulator(str(tmp_path), size_guidance={"scalars": 0}).Reload().Scalars("mine-lr-SGD")
+    assert [event.step for event in events] == list(range(9))
+    for (before, after), event in zip(made, events, strict=False):
+        assert before <= event.wall_time <= after
+
+
+@LOGS_RARELY
+@pytest.mark.usefixtures("_no_hurry")
 def test_points_are_written_in_bundles(tmp_path, monkeypatch):
     watch = Watch()
     trainer(tmp_path, LearningRateLogger(), watch).fit(Falling())
@@ -222,6 +272,7 @@ def test_points_are_written_in_bundles(tmp_path, monkeypatch):
 
 
 @LOGS_RARELY
+@pytest.mark.usefixtures("_no_hurry")
 def test_a_checkpoint_and_an_exception_write_what_was_done(tmp_path):
     def act(run, step):
         if step == 2:
