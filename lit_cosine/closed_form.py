@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from torch.optim import lr_scheduler as torch_schedulers
@@ -48,6 +48,8 @@ def closed_form(scheduler: Any) -> LRAfter | None:
         return lambda steps: [float(lr) * scheduler.factor_at(now + steps) for lr in scheduler.base_lrs]
     if kind is torch_schedulers.ChainedScheduler:
         return _of_chain(scheduler)
+    if kind is torch_schedulers.MultiplicativeLR:
+        return _of_products(scheduler)
     if kind is torch_schedulers.SequentialLR:
         return _of_sequence(scheduler)
     if kind is torch_schedulers.CosineAnnealingWarmRestarts:
@@ -95,6 +97,23 @@ def _of_restarts(scheduler: Any) -> LRAfter:
     return lr_after
 
 
+def _of_products(scheduler: Any) -> LRAfter:
+    """Return the LRs multiplied up by the factors alone, which the next question goes on from."""
+    now, begin = scheduler.last_epoch, _floats(group["lr"] for group in scheduler.optimizer.param_groups)
+    position, lrs = 0, begin
+
+    def lr_after(steps: int) -> list[float]:
+        nonlocal position, lrs
+        if steps < position:
+            position, lrs = 0, begin
+        for step in range(position + 1, steps + 1):
+            lrs = [lr * factor(now + step) for lr, factor in zip(lrs, scheduler.lr_lambdas, strict=True)]
+        position = steps
+        return lrs
+
+    return lr_after
+
+
 def _of_chain(scheduler: Any) -> LRAfter | None:
     """Return the product of the children's curves; each is a factor of the base LR that they share."""
     children = [child for child in map(closed_form, scheduler._schedulers) if child is not None]
@@ -114,5 +133,5 @@ def _at(scheduler: Any, step: int, get: Callable[[], list[Any]]) -> list[Any]:
     return get()
 
 
-def _floats(lrs: list[Any]) -> list[float]:
+def _floats(lrs: Iterable[Any]) -> list[float]:
     return [float(lr) for lr in lrs]

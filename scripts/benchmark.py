@@ -158,6 +158,53 @@ def callback(args: argparse.Namespace) -> list[Row]:
     return [row, Row("LearningRateScheduler alone", row.baseline, alone, own)]
 
 
+@command
+def audit(args: argparse.Namespace) -> list[Row]:
+    """Time the audit of a million planned updates, against the time budget of 3 s."""
+    from functools import partial
+
+    import torch
+    from torch.optim import lr_scheduler as torch_schedulers
+
+    from lit_cosine import Cosine, ScheduleLR
+    from lit_cosine.findings import findings_of
+    from lit_cosine.playback import Master, Run, play
+    from lit_cosine.situation import Scheduled, Situation
+
+    n = 1_000_000
+
+    class Own(torch_schedulers.LRScheduler):
+        """Has no closed form that anybody knows, so every step is played."""
+
+        def get_lr(self) -> list[float | torch.Tensor]:
+            return [group["lr"] * 0.999999 for group in self.optimizer.param_groups]
+
+    def chain(o: torch.optim.Optimizer) -> torch_schedulers.LRScheduler:
+        parts = [torch_schedulers.LinearLR(o, 0.01, 1.0, 1_000), torch_schedulers.CosineAnnealingLR(o, n - 1_000)]
+        return torch_schedulers.SequentialLR(o, parts, [1_000])
+
+    kinds: dict[str, Callable[[torch.optim.Optimizer], torch_schedulers.LRScheduler]] = {
+        "ScheduleLR": lambda o: ScheduleLR(o, Cosine(), n, warmup_steps=1_000),
+        "CosineAnnealingLR": lambda o: torch_schedulers.CosineAnnealingLR(o, n),
+        "OneCycleLR": lambda o: torch_schedulers.OneCycleLR(o, 0.1, total_steps=n),
+        "LambdaLR": lambda o: torch_schedulers.LambdaLR(o, lambda k: 1 - k / n),
+        "SequentialLR": chain,
+        "MultiplicativeLR": lambda o: torch_schedulers.MultiplicativeLR(o, lambda k: 0.999999),
+        "a scheduler of one's own": Own,
+    }
+
+    def audited(make: Callable[[torch.optim.Optimizer], torch_schedulers.LRScheduler]) -> None:
+        optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(()))], lr=0.1, momentum=0.9)
+        run, made = Run(batches=1_000, epochs=n // 1_000), make(optimizer)
+        master = Master(made, run.stepping("step"))
+        trace = play(optimizer, [master], run.updates)
+        findings_of(Situation(optimizer, ["lr-SGD"], [Scheduled(made, "step", 1, master)], trace, run))
+
+    budget = {"budget of 3 s": partial(time.sleep, 3.0)}
+    contenders = {f"{name}, {n:,} updates": partial(audited, make) for name, make in kinds.items()}
+    return side_by_side(budget | contenders, args.runs)
+
+
 def _table(rows: Sequence[Row]) -> str:
     header = ("what", "against", "time", "ratio", "min", "max", "runs")
     lines = [header]

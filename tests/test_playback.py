@@ -14,6 +14,7 @@ from torch.optim.lr_scheduler import (
     ExponentialLR,
     LambdaLR,
     LinearLR,
+    LRScheduler,
     MultiplicativeLR,
     MultiStepLR,
     OneCycleLR,
@@ -35,6 +36,7 @@ WITH_CLOSED_FORM = {
     "cyclic, exponential": lambda o: CyclicLR(o, 0.01, 0.1, 300, mode="exp_range", gamma=0.9999),
     "lambda": lambda o: LambdaLR(o, lambda step: 1 - step / N),
     "transformers": lambda o: LambdaLR(o, partial(transformers_cosine, num_warmup_steps=100, num_training_steps=N)),
+    "multiplicative": lambda o: MultiplicativeLR(o, lambda step: 1 - 1e-6 * (step % 7)),
     "step": lambda o: StepLR(o, 900, 0.9),
     "multistep": lambda o: MultiStepLR(o, [500, 1500, 900_000]),
     "constant, then full": lambda o: ConstantLR(o, 0.3, 1_200),
@@ -88,8 +90,13 @@ def test_a_million_updates_are_sampled_and_the_samples_are_the_lrs(make):
 
 def test_a_scheduler_whose_curve_is_not_a_function_of_the_step_is_played_exactly():
     n = 101_000
+
+    class Falls(LRScheduler):
+        def get_lr(self):
+            return [group["lr"] * 0.9999 ** (self.last_epoch > 0) for group in self.optimizer.param_groups]
+
     optimizer = sgd()
-    scheduler = MultiplicativeLR(optimizer, lambda step: 0.9999)
+    scheduler = Falls(optimizer)
     trace = play(optimizer, always(scheduler, n), n)
     assert not trace.sampled
     assert trace.changes(0) == n - 1
