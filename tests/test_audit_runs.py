@@ -150,6 +150,30 @@ def test_a_module_without_an_optimizer(capsys):
     assert "the module has no optimizer" in capsys.readouterr().out
 
 
+def test_a_pytorch_lightning_project_is_audited_too(capsys):
+    import pytorch_lightning
+
+    class Theirs(pytorch_lightning.LightningModule):
+        automatic_optimization = True
+        training_step, configure_optimizers, train_dataloader = (
+            Net.training_step,
+            Net.configure_optimizers,
+            Net.train_dataloader,
+        )
+
+        def __init__(self, configure):
+            super().__init__()
+            self.backbone, self.head = torch.nn.Linear(4, 4), torch.nn.Linear(4, 1)
+            self.configure, self.unsized = configure, False
+
+    audit = ScheduleAudit("print")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        pytorch_lightning.Trainer(callbacks=[audit], max_epochs=3, **QUIET).fit(Theirs(WRONG))
+    assert codes(audit) == ["climbs-after-end"]
+    assert audit.differences == []
+
+
 # resuming
 
 
