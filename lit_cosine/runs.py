@@ -9,27 +9,30 @@ from __future__ import annotations
 import csv
 import math
 import re
+import shutil
+import signal
 import warnings
-from argparse import ArgumentError
+from argparse import SUPPRESS, ArgumentError
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any, Literal, cast
 
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from lit_cosine.audit import ScheduleAudit
+from lit_cosine.checkpoint import ExactResume
+from lit_cosine.checkpoint_io import CheckpointWriteError, SafeCheckpointIO
 from lit_cosine.data import TabularDataModule
 from lit_cosine.model import LitClassifier
 from lit_cosine.monitors import EpochLine, LearningRateLogger, TrainingCurves, new_file
+from lit_cosine.resume import check_hyperparameters, checkpoint_to_resume, reconcile
 
 __all__ = ["predict", "test", "train"]
 
@@ -56,14 +59,13 @@ def train(arguments: Sequence[str]) -> None:
         began = _Began()
         with _refusing():
             cli = _CLI("train", arguments, [began])
-            if cli.ckpt_path is not None:
-                _checkpoint(cli.ckpt_path)
         trainer: Any = cli.trainer
-        with _refusing(unless=began):
+        with _refusing(unless=began), _stopping(cli):
             trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=cli.ckpt_path, weights_only=True)
         if trainer.interrupted or trainer.fast_dev_run:
             return
-        best = trainer.checkpoint_callback.best_model_path if trainer.checkpoint_callback else ""
+        kept = trainer.checkpoint_callback
+        best = kept.best_model_path or kept.last_model_path if kept else ""
         # without a best checkpoint, the weights as they are
         (measured,) = trainer.test(
             cli.model, datamodule=cli.datamodule, ckpt_path=best or None, weights_only=True, verbose=False
@@ -77,7 +79,7 @@ def train(arguments: Sequence[str]) -> None:
         ("Logs", trainer.log_dir if trainer.logger else None),
     ):
         if where:
-            rank_zero_only(print)(f"{what}: {Path(where)}")
+            rank_zero_only(print)(f"{what}: {_shown(where)}")
     if trainer.logger:
         rank_zero_only(print)(f"Show them: tensorboard --logdir {root}")
 
@@ -160,19 +162,44 @@ class _CLI(LightningCLI):
             default="warn",
             help="What to do about a learning rate whose plan is wrong, before training.",
         )
-        what = "resume from" if self._command == "train" else self._command
-        parser.add_argument("--ckpt_path", type=str, default=None, help=f"The checkpoint to {what}.")
+        if self._command == "train":
+            parser.add_class_arguments(ExactResume, "checkpoint", skip={"dirpath"}, instantiate=False)
+            parser.set_defaults({"checkpoint.monitor": "val/loss"})
+            what = "Go on with the last run, or with this run or checkpoint."
+            parser.add_argument("--resume", nargs="?", type=str, const="", default=None, help=what, metavar="PATH")
+        else:
+            parser.add_argument("--ckpt_path", type=str, default=None, help=f"The checkpoint to {self._command}.")
+            for name in ("checkpoint", "resume"):  # a run's config.yaml has them
+                parser.add_argument(f"--{name}", type=Any, default=None, help=SUPPRESS)
         if self._command == "predict":
             parser.add_argument("--output", type=str, default=None, help="The CSV file to write.")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse; the arguments are the command line, of which LightningCLI would warn."""
-        self.config = parser.parse_args(cast("list[str]", args))
+        line = cast("list[str]", args)
+        self.config = parser.parse_args(line)
+        self.ckpt_path, self.output = self.config.get("ckpt_path"), self.config.get("output")
+        self.resumed: Path | None = None
+        asked = self.config.get("resume")
+        if asked is None:
+            return
+        path = checkpoint_to_resume(asked, self.config["trainer"]["default_root_dir"] or ".")
+        self.ckpt_path, self.resumed = str(path), path.parent.parent
+        of_the_run = ["--config", str(self.resumed / "config.yaml")]
+        self.config, said = reconcile(parser.parse_args(of_the_run), parser.parse_args([*of_the_run, *line]))
+        self.config["resume"] = None
+        rank_zero_only(print)("\n".join([f"Resume: {path}", *said]))
+        if not said:
+            self.save_config_callback = None
+            return
+        # a resume without flags goes on under what was last said
+        self.save_config_kwargs["overwrite"] = True
+        if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
+            shutil.copy(self.resumed / "config.yaml", new_file(self.resumed / "config.yaml"))
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Return a Trainer that writes into a folder of its own."""
         config = self.config_init["trainer"]
-        self.ckpt_path, self.output = self.config.get("ckpt_path"), self.config.get("output")
         self.root = config["default_root_dir"] or "."
         if self._command != "train":
             return super().instantiate_trainer(logger=False, enable_checkpointing=False, **kwargs)
@@ -183,21 +210,26 @@ class _CLI(LightningCLI):
         self.model.check_network(self.datamodule.num_features, self.datamodule.num_classes)
         folder = None
         if not config["barebones"]:
-            kwargs["default_root_dir"] = folder = _new_folder(Path(self.root))
+            if self.resumed is None:
+                kwargs["default_root_dir"] = folder = _new_folder(Path(self.root))
+            else:
+                kwargs["default_root_dir"] = folder = self.resumed
+                check_hyperparameters(SafeCheckpointIO().load_checkpoint(str(self.ckpt_path)), self.model, folder)
             if config["logger"] in (None, True):
                 kwargs["logger"] = TensorBoardLogger(folder, name="", version="", default_hp_metric=False)
             if self.config["audit"] != "off":
                 extra.insert(0, ScheduleAudit(self.config["audit"]))
             extra += [LearningRateLogger(), TrainingCurves(), EpochLine()]
             if config["enable_checkpointing"] is not False:
-                monitor = None if config["limit_val_batches"] == 0 else "val/loss"
-                best = ModelCheckpoint(filename="best", monitor=monitor, save_last=True, enable_version_counter=False)
-                extra.append(best)
+                settings = dict(self.config_init["checkpoint"].items())
+                if config["limit_val_batches"] == 0:
+                    settings["monitor"] = None
+                extra.append(ExactResume(folder / "checkpoints", **settings))
         self.trainer_defaults["callbacks"] = extra
         try:
             return super().instantiate_trainer(**kwargs)
         except Exception:
-            if folder is not None:
+            if folder is not None and self.resumed is None:
                 folder.rmdir()
             raise
 
@@ -222,6 +254,20 @@ def _refusing(unless: _Began | None = None) -> Iterator[None]:
         if unless is not None and unless.yes:
             raise
         raise ArgumentError(None, _sentence(str(error))) from error
+
+
+@contextmanager
+def _stopping(cli: _CLI) -> Iterator[None]:
+    """Say in one sentence why a run stopped that had begun, and how it goes on."""
+    again = f"lit-cosine train --resume {cli.trainer.default_root_dir}"
+    try:
+        yield
+    except SystemExit as stop:
+        if stop.code in (128 + signal.SIGTERM, 128 + signal.SIGINT):
+            rank_zero_only(print)(f"Stopped; to go on: {again}", flush=True)
+        raise
+    except (FloatingPointError, CheckpointWriteError) as error:
+        raise SystemExit(f"lit-cosine train: {error}") from None
 
 
 @contextmanager
@@ -255,7 +301,7 @@ def _restored(command: str, arguments: Sequence[str]) -> tuple[_CLI, LitClassifi
     cli = _CLI(command, arguments)
     if cli.ckpt_path is None:
         raise ValueError(f"ckpt_path must name a checkpoint: lit-cosine {command} --ckpt_path FILE")
-    own = _checkpoint(cli.ckpt_path).get("hyper_parameters", {}).get("network", {})
+    own = SafeCheckpointIO().load_checkpoint(cli.ckpt_path).get("hyper_parameters", {}).get("network", {})
     handed_in = {} if "init_args" in own else {"network": cli.model.network}
     model = LitClassifier.load_from_checkpoint(cli.ckpt_path, map_location="cpu", weights_only=True, **handed_in)
     return cli, model
@@ -266,19 +312,10 @@ def _run_of(ckpt_path: str) -> Path:
     return Path(ckpt_path).parent.parent
 
 
-def _checkpoint(path: str) -> dict[str, Any]:
-    """Return what is in the checkpoint file ``path``."""
-    if not Path(path).is_file():
-        raise ValueError(f"ckpt_path must be a file, there is no {path}")
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except (EOFError, KeyError, RuntimeError, UnpicklingError) as error:
-        raise ValueError(
-            f"ckpt_path must be a checkpoint that loads with weights_only=True, which {path} is not"
-        ) from error
-    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
-        raise ValueError(f"ckpt_path must be a Lightning checkpoint, which {path} is not")
-    return checkpoint
+def _shown(path: str | Path) -> Path:
+    """Return ``path`` as seen from here, where it is below."""
+    below = Path(path).absolute().is_relative_to(Path.cwd())
+    return Path(path).absolute().relative_to(Path.cwd()) if below else Path(path)
 
 
 def _new_folder(root: Path) -> Path:

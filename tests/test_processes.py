@@ -40,7 +40,7 @@ class Report(Callback):
             "rows": self.trace.rows,
             "weights": weights(pl_module),
             "values": [value for p in pl_module.parameters() for value in p.flatten().tolist()],
-            "val_loss": float(trainer.callback_metrics["val_loss"]),
+            "val_loss": float(trainer.callback_metrics["val/loss"]),
             "wrote": sum(path.startswith(str(folder)) and ".ckpt" in path for path in written),
         }
         (folder / f"{self.name}-{trainer.global_rank}.json").write_text(json.dumps(report))

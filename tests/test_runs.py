@@ -156,22 +156,6 @@ def test_a_network_of_the_users_own_trains_and_is_tested_from_its_run(capsys):
     assert capsys.readouterr().out.splitlines() == [line for line in said.splitlines() if line.startswith("Test")]
 
 
-def test_a_run_is_resumed_from_its_checkpoint(capsys):
-    assert train("--trainer.max_epochs", "2") == 0
-    capsys.readouterr()
-    before = snapshot("runs/run_1")
-    # the best is looked for among the new epochs; and the schedule had ended with the first run
-    with (
-        pytest.warns(UserWarning, match="The dirpath has changed"),
-        pytest.warns(UserWarning, match="had ended before"),
-    ):
-        assert train("--trainer.max_epochs", "3", "--ckpt_path", "runs/run_1/checkpoints/last.ckpt") == 0
-    out = capsys.readouterr().out
-    assert re.findall(r"Epoch .*/3", out) == ["Epoch 3/3"]
-    assert "Checkpoint: runs/run_2/checkpoints/best.ckpt" in out
-    assert snapshot("runs/run_1") == before
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -193,8 +177,17 @@ def test_a_run_is_resumed_from_its_checkpoint(capsys):
         (["--config", "text.yaml"], "Unexpected config: just text"),
         (["--trainer.default_root_dir", "text.yaml"], "trainer.default_root_dir must be a folder that can be written"),
         (["--trainer.default_root_dir", "/proc/runs"], "trainer.default_root_dir must be a folder that can be written"),
-        (["--ckpt_path", "nowhere.ckpt"], "ckpt_path must be a file, there is no nowhere.ckpt"),
-        (["--ckpt_path", "text.yaml"], "ckpt_path must be a checkpoint that loads with weights_only=True, which text"),
+        (["--resume"], "there is nothing to resume: no run is in runs; without --resume a new one begins"),
+        (["--resume", "nowhere.ckpt"], "there is nothing to resume: no run and no checkpoint is nowhere.ckpt"),
+        (
+            ["--resume", "text.yaml"],
+            "text.yaml cannot be resumed: there is no config.yaml",
+        ),
+        (["--checkpoint.keep", "0"], "keep must be an integer >= 1, or -1 for all, got 0"),
+        (
+            ["--checkpoint.train_time_interval", "5ep"],
+            'train_time_interval must be a time > 0 such as "30min"',
+        ),
         (["--trainer.devices", "0"], "`Trainer(devices='0')` value is not a valid input"),
         (["--model.schedule", "Cosin"], "model.schedule: Expected a dot import path string: Cosin"),
         (["--model.schedule.end", "-1"], "Cosine.end must be finite and >= 0, got -1.0"),

@@ -1,0 +1,197 @@
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from torch import nn
+
+from lit_cosine.checkpoint_io import read_checkpoint, write_checkpoint
+from lit_cosine.cli import main
+
+# 3 batches an epoch; checkpoints after every update
+SMALL = ["--trainer.accelerator=cpu", "--data.n_samples=100", "--data.batch_size=30", "--trainer.max_epochs=3"]
+SMALL += ["--checkpoint.every_n_train_steps=1", "--model.interval=step"]
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.set_num_threads(1)
+
+
+class Interrupted(nn.Sequential):
+    """SimpleNN with dropout, that sends its process the signal named in the file ``signal`` at the update it names."""
+
+    def __init__(self, in_features: int, classes: int):
+        super().__init__(nn.Linear(in_features, 5), nn.Dropout(0.3), nn.ReLU(), nn.Linear(5, classes))
+        self.calls = 0
+
+    def forward(self, x):
+        if self.training and Path("signal").exists():
+            name, at = Path("signal").read_text().split()
+            self.calls += 1
+            if self.calls == int(at):
+                Path("signal").unlink()
+                if name == "nan":
+                    return super().forward(x) * torch.nan
+                os.kill(os.getpid(), getattr(signal, name))
+        return super().forward(x)
+
+
+def train(*arguments):
+    return main(["train", *SMALL, "--model.network", f"{__name__}.Interrupted", *arguments])
+
+
+def resume(*arguments):
+    return main(["train", *arguments, "--resume"])
+
+
+def last(run):
+    return read_checkpoint(Path("runs") / run / "checkpoints" / "last.ckpt")
+
+
+def assert_same_weights(one, other):
+    assert one["global_step"] == other["global_step"]
+    for name, tensor in one["state_dict"].items():
+        if not name.endswith("accuracy"):
+            assert torch.equal(tensor, other["state_dict"][name]), name
+
+
+@pytest.mark.parametrize(("name", "status"), [("SIGTERM", 143), ("SIGINT", 130)])
+def test_a_stopped_run_goes_on_in_its_folder_as_if_nothing_had_been(name, status, capsys):
+    assert train() == 0
+    whole = capsys.readouterr().out
+    Path("signal").write_text(f"{name} 5")
+    with pytest.raises(SystemExit) as stopped:
+        train()
+    assert stopped.value.code == status
+    assert "Stopped; to go on: lit-cosine train --resume runs/run_2\n" in capsys.readouterr().out
+    assert last("run_2")["global_step"] == 5
+    assert resume() == 0
+    out = capsys.readouterr().out
+    assert out.startswith("Resume: runs/run_2/checkpoints/last.ckpt\n")
+    for line in re.findall(r"Epoch 3/3.*|Test accuracy.*", whole):
+        assert line in out
+    assert_same_weights(last("run_1"), last("run_2"))
+    assert sorted(path.name for path in Path("runs").iterdir()) == ["run_1", "run_2"]
+
+
+def test_a_run_or_a_checkpoint_can_be_named(capsys):
+    Path("signal").write_text("SIGTERM 5")
+    with pytest.raises(SystemExit):
+        train()
+    assert train() == 0
+    capsys.readouterr()
+    assert resume("runs/run_1") == 2  # --resume comes last here and stands alone: what is before it is no flag
+    assert main(["train", "--resume", "runs/run_1"]) == 0
+    assert_same_weights(last("run_1"), last("run_2"))
+    assert main(["train", "--resume", "runs/run_2/checkpoints/epoch=2-step=8.ckpt"]) == 0
+    assert_same_weights(last("run_1"), last("run_2"))
+
+
+def test_flags_that_differ_are_said_and_who_wins(capsys):
+    Path("signal").write_text("SIGTERM 5")
+    with pytest.raises(SystemExit):
+        train()
+    capsys.readouterr()
+    asked = ["--model.lr=0.5", "--data.batch_size=20", "--trainer.max_epochs=4", "--model.on_resize=restart"]
+    assert resume(*asked) == 0
+    assert capsys.readouterr().out.splitlines()[1:5] == [
+        "data.init_args.batch_size: 20 was given and the run has 30; the run wins",
+        "model.lr: 0.5 was given and the run has 0.01; the run wins",
+        "model.on_resize: restart was given and the run has continue; what was given wins",
+        "trainer.max_epochs: 4 was given and the run has 3; what was given wins",
+    ]
+    done = last("run_1")
+    assert done["global_step"] == 12
+    assert done["hyper_parameters"]["lr"] == 0.01
+    assert done["lr_schedulers"][0]["base_lrs"] == [0.01]
+    # what won is the run's configuration from now on, what it was is kept
+    now, before = (yaml.safe_load(Path(f"runs/run_1/{name}.yaml").read_text()) for name in ("config", "config-1"))
+    assert (now["trainer"]["max_epochs"], before["trainer"]["max_epochs"]) == (4, 3)
+    assert now["model"] == {**before["model"], "on_resize": "restart"}
+    assert now["data"] == before["data"]
+
+
+def test_without_a_checkpoint_nothing_begins(capsys):
+    Path("signal").write_text("nan 1")
+    with pytest.raises(SystemExit) as stopped:
+        train()
+    assert re.fullmatch(
+        r"lit-cosine train: the loss is nan at epoch 0, step 0, with LR 0.01: stopped; no checkpoint was taken yet",
+        stopped.value.code,
+    )
+    assert resume() == 2
+    assert "there is nothing to resume in runs/run_1: there is no checkpoint" in capsys.readouterr().err
+    assert not list(Path().rglob("*.ckpt"))
+
+
+def test_a_damaged_last_goes_on_from_the_one_before(capsys):
+    assert train() == 0
+    newest = Path("runs/run_1/checkpoints/epoch=2-step=9.ckpt")
+    whole = last("run_1")
+    newest.write_bytes(newest.read_bytes()[:-1])
+    with pytest.warns(UserWarning, match=r"last.ckpt is damaged.*taken instead: .*step=8.ckpt"):
+        assert resume() == 0
+    assert "Resume: runs/run_1/checkpoints/epoch=2-step=8.ckpt" in capsys.readouterr().out
+    assert_same_weights(last("run_1"), whole)
+
+
+def test_a_configuration_that_was_edited_is_refused(capsys):
+    assert train() == 0
+    path = Path("runs/run_1/config.yaml")
+    path.write_text(path.read_text().replace("lr: 0.01", "lr: 0.5"))
+    assert resume() == 2
+    assert "was trained with lr=0.01 and config.yaml beside its folder says 0.5" in capsys.readouterr().err
+    path.unlink()
+    assert resume() == 2
+    assert "cannot be resumed: there is no runs/run_1/config.yaml" in capsys.readouterr().err
+
+
+def test_a_malicious_checkpoint_is_refused_by_every_command(capsys):
+    assert train() == 0
+    folder = Path("runs/run_1/checkpoints")
+    good = read_checkpoint(folder / "last.ckpt")
+
+    class Runs:
+        def __reduce__(self):
+            return os.system, ("touch pwned",)
+
+    torch.save({**good, "x": Runs()}, folder / "last.ckpt")
+    write_checkpoint(
+        {**good, "hyper_parameters": {"_instantiator": "os.system", "command": "touch pwned"}}, folder / "built.ckpt"
+    )
+    capsys.readouterr()
+    commands = [["train", "--resume"]]
+    for name in ("last.ckpt", "built.ckpt"):
+        where = ["--trainer.accelerator=cpu", "--ckpt_path", str(folder / name)]
+        commands += [["test", *where], ["predict", *where]]
+    for command in commands:
+        assert main(command) == 2, command
+        assert "is refused: it " in capsys.readouterr().err
+    assert not Path("pwned").exists()
+    torch.load(folder / "last.ckpt", weights_only=False)
+    assert Path("pwned").exists()  # it would have worked on somebody who trusts
+
+
+@pytest.mark.slow
+def test_slurm_requeues_at_an_update_and_goes_on_exactly(tmp_path):
+    """As SLURM sees it: a process, a signal, a call of scontrol, and the same command once more."""
+    (tmp_path / "scontrol").write_text(f"#!/bin/sh\necho $* >> {tmp_path}/asked\n")
+    (tmp_path / "scontrol").chmod(0o755)
+    slurm = {"JOB_ID": "7", "JOB_NAME": "run", "NTASKS": "1", "PROCID": "0", "LOCALID": "0", "NODEID": "0"}
+    environment = {**os.environ, **{f"SLURM_{name}": value for name, value in slurm.items()}}
+    environment |= {"PATH": f"{tmp_path}:{os.environ['PATH']}", "PYTHONPATH": str(Path(__file__).parent)}
+    code = "import sys, warnings; warnings.simplefilter('ignore'); from slurm import job; job(*sys.argv[1:])"
+    for name in ("whole", "requeued", "requeued"):
+        done = subprocess.run(
+            [sys.executable, "-c", code, name], cwd=tmp_path, capture_output=True, text=True, env=environment
+        )
+        assert done.returncode in (0, 143), done.stderr
+    assert (tmp_path / "asked").read_text() == "requeue 7\n"
+    assert (tmp_path / "requeued" / "done").read_text() == (tmp_path / "whole" / "done").read_text()
