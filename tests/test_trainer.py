@@ -245,6 +245,16 @@ def test_a_run_resumed_in_another_unit_is_refused(
     assert model.used == []
 
 
+@INSIDE_AN_EPOCH
+def test_a_trainer_that_resumes_after_a_fit_counts_the_whole_run(tmp_path: Path) -> None:
+    model = Net(scheduled())
+    run = trainer(SaveAt(5, tmp_path / "run.ckpt"), max_epochs=2)
+    run.fit(model)
+    run.fit(model, ckpt_path=tmp_path / "run.ckpt")
+    expected = [0.1 * CURVE(k / 16) for k in range(16)]
+    assert model.lrs == exactly(expected + expected[5:])
+
+
 # --- a horizon that changes while training ---
 
 
@@ -273,6 +283,17 @@ def test_a_limit_changed_by_a_callback(policy: OnResize, limits: dict[str, int],
     # heard at the first step after the change
     heard = planned // 3 + 1
     progress = [oracles.resumed_progress(k, heard, policy, planned, total) for k in range(total)]
+    assert model.lrs == exactly([0.1 * CURVE(p) for p in progress])
+
+
+def test_an_accumulation_changed_by_a_callback() -> None:
+    class Accumulate(pl.Callback):
+        def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+            trainer.accumulate_grad_batches = 4 if trainer.current_epoch else 1
+
+    model = Net(scheduled())
+    trainer(Accumulate(), max_epochs=3).fit(model)
+    progress = [oracles.resumed_progress(k, 9, "continue", 24, 12) for k in range(12)]
     assert model.lrs == exactly([0.1 * CURVE(p) for p in progress])
 
 
@@ -405,7 +426,9 @@ TWO = """
 import json, sys, time
 from datetime import timedelta
 sys.path.insert(0, sys.argv[1])
+from torch.utils.data import DataLoader
 from nets import Net, rows, trainer
+from test_trainer import SizedStream, stream
 from lit_cosine import Cosine, lr_scheduler_config, total_steps
 
 class Rank(Net):
@@ -425,6 +448,8 @@ def finish(optimizer, run):
 for name, loader, warmup, settings in (
     ("steps", rows(33), "2step", {"max_epochs": 2}),
     ("accumulated", rows(34), "1ep", {"max_epochs": 2, "accumulate_grad_batches": 2}),
+    ("dropped", DataLoader(rows(34).dataset, batch_size=4, drop_last=True), "1step", {"max_epochs": 2}),
+    ("streamed", stream(5, SizedStream), "1step", {"max_epochs": 2}),
     ("timed", rows(40), "0.05s", {"max_epochs": -1, "max_time": timedelta(seconds=0.8)}),
 ):
     said = []
@@ -444,8 +469,9 @@ def test_two_processes_use_one_learning_rate(tmp_path: Path) -> None:
         assert first == second
         return first
 
-    # 33 rows are 17 for each of two ranks, hence 5 batches of 4; 34 rows are 17 too, 5 batches, 3 updates an epoch
-    for name, total, warmup in (("steps", 10, 2), ("accumulated", 6, 3)):
+    # 33 rows are 17 for each of two ranks, hence 5 batches of 4; 34 rows are 17 too, 5 batches, 3 updates an epoch, or
+    # 4 full batches; a stream is no rank's but each rank's own
+    for name, total, warmup in (("steps", 10, 2), ("accumulated", 6, 3), ("dropped", 8, 1), ("streamed", 10, 1)):
         factors = [
             oracles.linear_warmup(k, warmup) * CURVE(max(k - warmup, 0) / (total - warmup)) for k in range(total)
         ]
