@@ -8,17 +8,17 @@ cut in half into validation and test, so that a model chosen on validation is st
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any, cast, final
+from typing import Any, cast
 
 import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from lit_cosine.checkpoint_io import SafeLoading
+from lit_cosine.rows import RowLoader, TensorRows, as_fetched
 from lit_cosine.sampler import EpochSampler
 
 __all__ = ["SyntheticDataModule", "TabularDataModule"]
@@ -26,30 +26,8 @@ __all__ = ["SyntheticDataModule", "TabularDataModule"]
 DATASETS = ("breast_cancer", "digits", "iris", "wine")
 """scikit-learn's real data sets for classification that are shipped with it, so that nothing is downloaded."""
 
-Batch = tuple[Tensor, Tensor]
-
-
-@final
-class TensorRows(Dataset[Any]):
-    """Rows of tensors of equal length; ``rows[indices]`` fetches a whole batch at once.
-
-    Args:
-        tensors: One tensor, whose rows are items, or several, whose rows together are.
-    """
-
-    def __init__(self, *tensors: Tensor) -> None:
-        self.tensors = tensors
-
-    def __len__(self) -> int:
-        return len(self.tensors[0])
-
-    def __getitem__(self, index: int | Tensor | Sequence[int]) -> Tensor | tuple[Tensor, ...]:
-        fetched = tuple(tensor[index] for tensor in self.tensors)
-        return fetched if len(fetched) > 1 else fetched[0]
-
-    def __getitems__(self, indices: list[int]) -> Tensor | tuple[Tensor, ...]:
-        """Return the batch of ``indices``: one indexing per tensor in place of one per row and a collation."""
-        return self[torch.tensor(indices)]
+_GPU_SHARE = 0.5
+"""Share of the GPU's free memory that the data may take; the rest is the training's."""
 
 
 class TabularDataModule(SafeLoading, LightningDataModule):  # type: ignore[misc]
@@ -131,8 +109,13 @@ class TabularDataModule(SafeLoading, LightningDataModule):  # type: ignore[misc]
         return self._num_classes
 
     def setup(self, stage: str | None = None) -> None:
-        """Load, check and split the data, once."""
-        self._load()
+        """Load, check and split the data, once, and bring it to the GPU where there is one that it fits on."""
+        parts = self._load()
+        device = torch.device("cpu") if self.trainer is None else self.trainer.strategy.root_device
+        if device.type == "cuda" and self.num_workers == 0:  # elsewhere nobody says how much would fit
+            left, _ = torch.cuda.mem_get_info(device)
+            if sum(rows.nbytes for rows in parts.values()) <= left * _GPU_SHARE:
+                self._parts = {part: rows.to(device) for part, rows in parts.items()}
         self._sampler = None  # a new run begins at its beginning
 
     def state_dict(self) -> dict[str, Any]:
@@ -165,11 +148,11 @@ class TabularDataModule(SafeLoading, LightningDataModule):  # type: ignore[misc]
         return self._sampler
 
     def _loader(self, rows: TensorRows, sampler: EpochSampler | None = None) -> DataLoader[Any]:
-        return DataLoader(
+        return RowLoader(
             rows,
             batch_size=self.batch_size,
             sampler=sampler,
-            collate_fn=_as_fetched,
+            collate_fn=as_fetched,
             # its own, so that nothing is drawn from the global one
             generator=torch.Generator() if sampler is None else sampler.generator,
             num_workers=self.num_workers,
@@ -314,11 +297,6 @@ class SyntheticDataModule(TabularDataModule):
         from sklearn.datasets import make_classification
 
         return cast("tuple[Any, Any]", make_classification(**self.arguments))
-
-
-def _as_fetched(batch: Any) -> Any:
-    """Return the batch as ``TensorRows.__getitems__`` made it."""
-    return batch
 
 
 def _check_integer(name: str, value: int, least: int) -> int:

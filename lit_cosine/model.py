@@ -7,6 +7,7 @@ it loads with ``weights_only=True``.
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from typing import Any, cast
 
 import torch
@@ -15,7 +16,6 @@ from lightning.pytorch.utilities.types import LRSchedulerConfigType, OptimizerLR
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torchmetrics import Metric
-from torchmetrics.classification import MulticlassAccuracy
 
 from lit_cosine.checkpoint_io import SafeLoading
 from lit_cosine.horizon import Duration, OnResize, check_on_resize
@@ -54,11 +54,51 @@ class SimpleNN(nn.Module):
         return cast("Tensor", self.fc2(self.relu(self.fc1(x))))
 
 
+class RowMean(Metric):
+    """The mean over rows of something that is measured in batches; of an epoch, and over all processes.
+
+    A Metric and not numbers handed to ``self.log``, because Lightning reads a Metric once an epoch: logged with the
+    epoch's first batch, it costs the others a few additions instead of a few hundred microseconds.
+
+    Args:
+        dtype: Of the sum: float32 for losses, int64 for counts, which then are exact.
+
+    >>> loss = RowMean()
+    >>> loss.update(torch.tensor(3.0), rows=3)
+    >>> loss.update(torch.tensor(0.0), rows=1)
+    >>> loss.compute()
+    tensor(0.7500)
+    """
+
+    full_state_update = False
+    total: Tensor
+    rows: Tensor
+
+    def __init__(self, dtype: torch.dtype = torch.float32) -> None:
+        super().__init__()
+        self.add_state("total", torch.zeros((), dtype=dtype), dist_reduce_fx="sum")
+        self.add_state("rows", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(self, total: Tensor, rows: int) -> None:
+        """Take in a batch.
+
+        Args:
+            total: What was measured, summed over the rows of the batch.
+            rows: Rows of the batch.
+        """
+        self.total.add_(total)
+        self.rows.add_(rows)
+
+    def compute(self) -> Tensor:
+        """Return the mean over all rows since the last reset."""
+        return self.total / self.rows
+
+
 _SIMPLE_NN = f"{SimpleNN.__module__}.{SimpleNN.__qualname__}"
 
 
 class LitClassifier(SafeLoading, LightningModule):
-    """Cross-entropy, accuracy, Adam, and an LR that follows ``schedule`` to the end of the run.
+    """Cross-entropy, accuracy, fused Adam, and an LR that follows ``schedule`` to the end of the run.
 
     Logs ``train/loss``, ``train/accuracy``, ``val/loss``, ``val/accuracy``, ``test/loss`` and ``test/accuracy``, each
     the mean over the rows of an epoch. ``predict_step`` returns class probabilities (batch, classes).
@@ -125,13 +165,23 @@ class LitClassifier(SafeLoading, LightningModule):
                 "on_resize": on_resize,
             }
         )
-        # micro: the mean over rows, which needs no number of classes
-        self.train_accuracy = MulticlassAccuracy(average="micro")
-        self.val_accuracy = MulticlassAccuracy(average="micro")
-        self.test_accuracy = MulticlassAccuracy(average="micro")
+        self.train_loss, self.train_accuracy = RowMean(), RowMean(torch.int64)
+        self.val_loss, self.val_accuracy = RowMean(), RowMean(torch.int64)
+        self.test_loss, self.test_accuracy = RowMean(), RowMean(torch.int64)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # Lightning notes the name of every hook it calls here, some fifty times a step; a string is no parameter, and
+        # need not be looked at as one
+        if type(value) is str:
+            object.__setattr__(self, name, value)
+        else:
+            super().__setattr__(name, value)
 
     def setup(self, stage: str) -> None:
         """Refuse a network that does not fit the DataModule's features and classes."""
+        for metric in self.modules():
+            if isinstance(metric, RowMean):
+                metric.reset()  # of a run that was broken off
         datamodule = getattr(self.trainer, "datamodule", None)
         features, classes = (getattr(datamodule, name, None) for name in ("num_features", "num_classes"))
         if features is not None and classes is not None:  # of loaders of the user's own nothing is known
@@ -169,15 +219,15 @@ class LitClassifier(SafeLoading, LightningModule):
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """Return the loss of one batch of (features, labels)."""
-        return self._step("train", batch, self.train_accuracy)
+        return self._step("train", batch, self.train_loss, self.train_accuracy)
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Measure one batch of (features, labels)."""
-        self._step("val", batch, self.val_accuracy)
+        self._step("val", batch, self.val_loss, self.val_accuracy)
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Measure one batch of (features, labels)."""
-        self._step("test", batch, self.test_accuracy)
+        self._step("test", batch, self.test_loss, self.test_accuracy)
 
     def predict_step(self, batch: Tensor | tuple[Tensor, ...] | list[Tensor], batch_idx: int) -> Tensor:
         """Return the class probabilities (batch, classes) of features, or of the features of (features, labels)."""
@@ -186,7 +236,7 @@ class LitClassifier(SafeLoading, LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """Return Adam and the scheduler that plays ``schedule`` on it."""
-        optimizer = torch.optim.Adam(self.parameters(), lr=self.lr)
+        optimizer = self._adam()
         scheduler = lr_scheduler_config(
             optimizer,
             self.schedule,
@@ -197,13 +247,22 @@ class LitClassifier(SafeLoading, LightningModule):
         )
         return {"optimizer": optimizer, "lr_scheduler": cast("LRSchedulerConfigType", scheduler)}
 
-    def _step(self, part: str, batch: tuple[Tensor, Tensor], accuracy: MulticlassAccuracy) -> Tensor:
+    def _adam(self) -> torch.optim.Adam:
+        """Return Adam; its whole update is one call of a fused kernel where there is one for where the weights are."""
+        # a fused step unscales by itself, so that Lightning cannot clip what a GradScaler has scaled
+        if self.trainer.gradient_clip_val is None or self.trainer.precision != "16-mixed":
+            with suppress(RuntimeError):  # how torch says that there is none
+                return torch.optim.Adam(self.parameters(), lr=self.lr, fused=True)
+        return torch.optim.Adam(self.parameters(), lr=self.lr)
+
+    def _step(self, part: str, batch: tuple[Tensor, Tensor], mean_loss: RowMean, accuracy: RowMean) -> Tensor:
         features, labels = batch
         logits = self(features)
         loss = cross_entropy(logits, labels)
-        accuracy(logits, labels)
-        measured: dict[str, Metric | Tensor | int | float] = {f"{part}/loss": loss, f"{part}/accuracy": accuracy}
-        self.log_dict(measured, on_step=False, on_epoch=True, batch_size=len(labels))
+        mean_loss.update(loss.detach() * len(labels), len(labels))
+        accuracy.update((logits.detach().argmax(-1) == labels).sum(), len(labels))
+        if mean_loss.update_count == 1:  # Lightning reads the metrics when the epoch ends, however it ends
+            self.log_dict({f"{part}/loss": mean_loss, f"{part}/accuracy": accuracy}, on_step=False, on_epoch=True)
         return loss
 
 

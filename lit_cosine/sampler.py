@@ -93,14 +93,29 @@ class EpochSampler(DistributedSampler[Any]):
     def __iter__(self) -> Iterator[int]:
         """Yield this rank's row numbers; in the epoch that was resumed, from the first that is left."""
         # a generator function: nothing is drawn before the first row is asked for, by when the epoch is set
+        yield from self._left().tolist()
+        self.set_epoch(self.epoch + 1)
+
+    def batches(self, size: int, device: torch.device, *, drop_last: bool = False) -> Iterator[torch.Tensor]:
+        """Yield the same row numbers as tensors, one for each batch.
+
+        Args:
+            size: Rows in a batch, >= 1.
+            device: Where the rows are, and so their numbers.
+            drop_last: Whether a last batch of fewer rows is left out.
+        """
+        left = self._left().to(device)
+        for start in range(0, len(left) - (size - 1 if drop_last else 0), size):
+            yield left[start : start + size]
+        self.set_epoch(self.epoch + 1)
+
+    def _left(self) -> torch.Tensor:
         order = self.order(self.epoch)
         if self.drop_last:
             order = order[: self.total_size]
         else:
             order = order.repeat(-(-self.total_size // len(order)))[: self.total_size]
-        mine = order[self.rank :: self.num_replicas]
-        yield from mine[self._resume_at[1] * self.batch_size :].tolist()
-        self.set_epoch(self.epoch + 1)
+        return order[self.rank :: self.num_replicas][self._resume_at[1] * self.batch_size :]
 
     def state_dict(self, trainer: Any) -> dict[str, int]:
         """Return where the run is: its epoch, and how many batches of it are done.

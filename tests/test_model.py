@@ -3,8 +3,11 @@ import sys
 
 import pytest
 import torch
-from lightning.pytorch import Trainer, seed_everything
+from lightning.pytorch import Callback, Trainer, seed_everything
+from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.plugins import MixedPrecision
 from torch import nn
+from torchmetrics.classification import MulticlassAccuracy
 
 from lit_cosine import Cosine, LitClassifier, Restarts, SimpleNN, SyntheticDataModule, TabularDataModule
 
@@ -218,3 +221,98 @@ def test_without_a_datamodule_any_loader_trains(tmp_path):
 def test_bad_arguments(arguments, error, message):
     with pytest.raises(error, match=message):
         LitClassifier(**arguments)
+
+
+def unsaved(path, **arguments):
+    return trainer(path, enable_checkpointing=False, **arguments)
+
+
+def test_metrics_are_lightnings_and_torchmetrics_own_of_logging_at_every_step(tmp_path):
+    class Logs(LitClassifier):
+        """The same step written as Lightning's documentation does."""
+
+        def __init__(self):
+            super().__init__()
+            self.accuracies = nn.ModuleList([MulticlassAccuracy(average="micro") for _ in range(2)])
+
+        def _step(self, part, batch, *_):
+            features, labels = batch
+            logits = self(features)
+            loss = nn.functional.cross_entropy(logits, labels)
+            accuracy = self.accuracies[part == "val"]
+            accuracy(logits, labels)
+            measured = {f"{part}/loss": loss, f"{part}/accuracy": accuracy}
+            self.log_dict(measured, on_step=False, on_epoch=True, batch_size=len(labels))
+            return loss
+
+    seen = []
+    for cls in (Logs, LitClassifier):
+        seed_everything(3, verbose=False)
+        logger = CSVLogger(tmp_path, version=cls.__name__)
+        run = unsaved(tmp_path, max_epochs=3, logger=logger, log_every_n_steps=1)
+        run.fit(cls(), SyntheticDataModule(n_samples=200, batch_size=30))
+        seen.append(
+            (dict(run.callback_metrics), (tmp_path / "lightning_logs" / cls.__name__ / "metrics.csv").read_text())
+        )
+    assert seen[0] == seen[1]  # to the last bit
+
+
+class Breaks(Callback):
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if trainer.current_epoch == 1 and batch_idx == 2:
+            raise RuntimeError("broken off")
+
+
+@pytest.mark.parametrize("way", ["skip", "max_steps"])
+def test_an_epoch_that_ends_early_has_the_means_of_its_rows(tmp_path, way):
+    class Losses(LitClassifier):
+        losses = ()
+
+        def training_step(self, batch, batch_idx):
+            loss = super().training_step(batch, batch_idx)
+            self.losses = [*(self.losses if batch_idx else ()), loss.item()]
+            return loss
+
+        def on_train_batch_start(self, batch, batch_idx):
+            return -1 if way == "skip" and self.current_epoch == 1 and batch_idx == 2 else None
+
+    model = Losses()
+    arguments = {"max_steps": 6, "max_epochs": -1} if way == "max_steps" else {"max_epochs": 2}
+    run = unsaved(tmp_path, limit_val_batches=0, **arguments)
+    run.fit(model, small_data())
+    assert len(model.losses) == 2
+    assert run.callback_metrics["train/loss"].item() == pytest.approx(sum(model.losses) / 2, rel=1e-6)
+
+
+def test_after_a_run_that_broke_off_the_next_measures_its_own_rows_alone(tmp_path):
+    model = LitClassifier()
+    with pytest.raises(RuntimeError, match="broken off"):
+        unsaved(tmp_path, callbacks=[Breaks()]).fit(model, small_data())
+    assert model.train_loss.rows == 40
+    run = unsaved(tmp_path, max_epochs=1)
+    run.fit(model, small_data())
+    assert {"train/loss", "train/accuracy", "val/loss"} <= run.callback_metrics.keys()
+
+
+@pytest.mark.parametrize(
+    ("scales", "clip", "fused"), [(False, None, True), (False, 0.5, True), (True, None, True), (True, 0.5, None)]
+)
+def test_adam_is_fused_where_torch_and_lightning_let_it_be(tmp_path, scales, clip, fused):
+    plugins = [MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu"))] if scales else None
+    run = unsaved(tmp_path, max_epochs=1, gradient_clip_val=clip, plugins=plugins)
+    run.fit(LitClassifier(), small_data())
+    assert run.optimizers[0].param_groups[0]["fused"] is fused
+
+
+def test_fused_adam_takes_adams_steps_to_rounding(tmp_path):
+    class Plain(LitClassifier):
+        def _adam(self):
+            return torch.optim.Adam(self.parameters(), lr=self.lr)
+
+    weights = []
+    for cls in (Plain, LitClassifier):
+        seed_everything(3, verbose=False)
+        model = cls()
+        unsaved(tmp_path, max_epochs=4).fit(model, small_data())
+        weights.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
+    torch.testing.assert_close(*weights, rtol=0, atol=1e-5)
