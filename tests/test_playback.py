@@ -164,6 +164,21 @@ def test_a_play_touches_nothing():
     assert len(trace.at) == 51
 
 
+def test_neither_optimizer_nor_what_is_shared_is_copied():
+    class Uncopied(torch.optim.SGD):
+        def __deepcopy__(self, memo):
+            raise AssertionError("an optimizer holds as much memory as its model, twice")
+
+    class Model:
+        def __deepcopy__(self, memo):
+            raise AssertionError("a model is large")
+
+    optimizer, model = Uncopied([torch.nn.Parameter(torch.zeros(2))], lr=0.1), Model()
+    scheduler = LambdaLR(optimizer, lambda step: 0.9**step)
+    scheduler.model = model
+    assert len(play(optimizer, always(scheduler, 5), 5, shared=[model]).at) == 6
+
+
 def test_an_error_ends_the_play_where_it_would_end_the_training():
     optimizer = sgd()
     trace = play(optimizer, always(OneCycleLR(optimizer, 0.1, total_steps=5), 20), 20)
