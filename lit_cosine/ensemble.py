@@ -191,6 +191,11 @@ class Ensemble:
         programs = sum(step.program.nbytes for step in self._steps.values())
         self.bytes_per_member = (2 * parameters + programs) // self.members
 
+    @property
+    def program(self) -> Program:
+        """What computes loss and gradients of all members on a full batch: for profiles."""
+        return self._steps[min(self._training.batch_size, len(self._train[0]))].program
+
     def _begin(self, size: int) -> None:
         """Lay the weights out, build the program of a full batch and hold it against plain autograd."""
         first = next(iter(self._trained.values()))

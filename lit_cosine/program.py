@@ -87,8 +87,13 @@ class Program:
             call()
 
     @property
+    def calls(self) -> Sequence[partial[Any]]:
+        """The calls, in their order: for profiles."""
+        return tuple(self._calls)
+
+    @property
     def operations(self) -> list[str]:
-        """The names of the calls, in their order: for profiles."""
+        """The names of the calls, in their order."""
         return [str(getattr(call.func, "__name__", call.func)) for call in self._calls]
 
 

@@ -12,6 +12,7 @@ import argparse
 import json
 import math
 import statistics
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -63,6 +64,11 @@ def side_by_side(contenders: dict[str, Callable[[], object]], runs: int, number:
             start = time.perf_counter()
             contenders[name]()
             seconds[name].append((time.perf_counter() - start) / number)
+    return _rows(names, seconds)
+
+
+def _rows(names: Sequence[str], seconds: dict[str, list[float]]) -> list[Row]:
+    """Return a row for every name but the first, which is the baseline; the first round does not count."""
     baseline, *others = names
     return [
         Row(
@@ -203,6 +209,96 @@ def audit(args: argparse.Namespace) -> list[Row]:
     budget = {"budget of 3 s": partial(time.sleep, 3.0)}
     contenders = {f"{name}, {n:,} updates": partial(audited, make) for name, make in kinds.items()}
     return side_by_side(budget | contenders, args.runs)
+
+
+@command
+def compare(args: argparse.Namespace) -> list[Row]:
+    """Time whole trainings of the article's task: its own loop, our engine on two cores, and JAX.
+
+    Time is per training; preparation (imports, tracing, compiling) is left out and printed first. JAX needs the extra
+    ``benchmark``.
+    """
+    from benchmark_compare import ARMS, PROCESSES, Workers, one_thread
+
+    loop_members, stacked_members, jax_members = 4, 2 * PROCESSES * 4 * ARMS, 8 * ARMS
+    with one_thread():
+        loop, stacked = Workers("loop"), Workers("stacked", PROCESSES)
+    jax = Workers("jax")
+    ours = f"compare(), {PROCESSES} processes"
+    contenders: dict[str, tuple[Workers, int]] = {
+        "the article's loop": (loop, loop_members),
+        ours: (stacked, stacked_members),
+    }
+    if jax.missing:
+        print(f"JAX left out: no module named {jax.missing}; pip install '.[benchmark]'", file=sys.stderr)
+    else:
+        contenders["JAX"] = (jax, jax_members)
+    for name, (workers, _) in contenders.items():
+        print(f"{name}: {workers.preparation:.1f} s to prepare", file=sys.stderr)
+    rows = _per_member({name: (workers.train, members) for name, (workers, members) in contenders.items()}, args.runs)
+    if not jax.missing:
+        rows += _per_member({"JAX": (jax.train, jax_members), ours: (stacked.train, stacked_members)}, args.runs)
+    for row in rows:
+        if row.name == ours:
+            times = 1.0 / statistics.median(row.ratios)
+            print(f"{row.name}: {times:.0f} times {row.baseline}, {1 / row.seconds:.0f} trainings/s", file=sys.stderr)
+    for workers in (loop, stacked, jax):
+        workers.close()
+    return rows
+
+
+@command
+def compare_size(args: argparse.Namespace) -> list[Row]:
+    """Time the engine of compare() per member with 64, 1,024 and 16,384 members, in one process; print its memory."""
+    from benchmark_compare import Workers, one_thread
+
+    with one_thread():
+        engines = {members: Workers("stacked", arms=64) for members in (64, 1024, 16_384)}
+    names = {f"{members:,} members": (engine.train, members) for members, engine in engines.items()}
+    rows = _per_member(names, args.runs)
+    for members, engine in engines.items():
+        print(f"{members:,} members: peak {engine.peak:.0f} MiB", file=sys.stderr)
+        engine.close()
+    return rows
+
+
+@command
+def compare_step(args: argparse.Namespace) -> list[Row]:
+    """Time every operation of one stacked step of 77 members against the whole of loss and gradients."""
+    import torch
+    from benchmark_compare import Stacked
+
+    program = Stacked().ensemble.program
+
+    def repeated(call: Callable[[], object]) -> Callable[[], None]:
+        def run() -> None:
+            for _ in range(50):
+                call()
+
+        return run
+
+    calls = {
+        f"{place:2} {name}": call
+        for place, (name, call) in enumerate(zip(program.operations, program.calls, strict=True))
+    }
+    with torch.no_grad():
+        return side_by_side(
+            {"loss and gradients": repeated(program), **{n: repeated(c) for n, c in calls.items()}}, args.runs, 50
+        )
+
+
+def _per_member(contenders: dict[str, tuple[Callable[[int], object], int]], runs: int) -> list[Row]:
+    """Return rows as ``side_by_side`` does, with times per member: contenders may train different numbers."""
+    names = list(contenders)
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    for round_ in range(runs + 1):
+        turn = round_ % len(names)
+        for name in names[turn:] + names[:turn]:
+            train, members = contenders[name]
+            start = time.perf_counter()
+            train(members)
+            seconds[name].append((time.perf_counter() - start) / members)
+    return _rows(names, seconds)
 
 
 def _table(rows: Sequence[Row]) -> str:
