@@ -19,6 +19,7 @@ _COMMANDS = {
     "train": ("lit_cosine.runs:train", "fit a classifier under a schedule, test the best checkpoint"),
     "test": ("lit_cosine.runs:test", "measure a checkpoint on the held-out test rows"),
     "predict": ("lit_cosine.runs:predict", "write a checkpoint's class probabilities of the test rows"),
+    "compare": ("lit_cosine.compare_command:compare_schedules", "train under many schedules at once, and compare them"),
     "preview": ("lit_cosine.preview:preview", "draw schedules before anything is trained"),
 }
 
