@@ -162,14 +162,20 @@ def _heat_map(figure: Figure, axes: Any, comparison: Comparison) -> None:
     floors = [s.end if isinstance(s, Cosine) else None for s in comparison.schedules.values()]
     are_floors = None not in floors and len(floors) > 1
     names = [f"{floor:g}" for floor in floors] if are_floors else list(comparison.schedules)
-    image = axes.imshow(values[:, columns], aspect="auto", cmap="viridis_r")
+    image = axes.imshow(values[:, columns], aspect="auto", cmap="viridis_r", norm="log")
     for (row, column), value in np.ndenumerate(values[:, columns]):
-        axes.text(column, row, f"{value:.3f}", ha="center", va="center", fontsize=7, color="white")
+        axes.text(column, row, f"{value:.3f}", ha="center", va="center", fontsize=8, color=_ink(image, value))
     axes.set_xticks(range(len(columns)), [f"{comparison.lrs[column]:g}" for column in columns])
     axes.set_yticks(range(len(names)), names)
     what = "minimum LR (of the initial)" if are_floors else "schedule"
     axes.set(title=f"Test loss by initial LR and {what}", xlabel="initial LR", ylabel=what)
     figure.colorbar(image, ax=axes)
+
+
+def _ink(image: Any, value: float) -> str:
+    """Return the colour, black or white, that can be read on the colour of ``value``."""
+    red, green, blue, _ = image.cmap(image.norm(value))
+    return "black" if 0.3 * red + 0.6 * green + 0.1 * blue > 0.5 else "white"
 
 
 def _line_with_band(axes: Any, x: Any, means: list[Mean], label: str, style: dict[str, Any]) -> None:
