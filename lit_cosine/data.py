@@ -8,7 +8,7 @@ cut in half into validation and test, so that a model chosen on validation is st
 from __future__ import annotations
 
 import math
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader
 from lit_cosine.checkpoint_io import SafeLoading
 from lit_cosine.rows import RowLoader, TensorRows, as_fetched
 from lit_cosine.sampler import EpochSampler
+from lit_cosine.synthetic import BLOCK, classification
 
 __all__ = ["SyntheticDataModule", "TabularDataModule"]
 
@@ -169,10 +170,8 @@ class TabularDataModule(SafeLoading, LightningDataModule):  # type: ignore[misc]
                 )
             features = features[order]
             if self.standardize:
-                from sklearn.preprocessing import StandardScaler
-
-                features = StandardScaler().fit(features[:train]).transform(features)
-            x = torch.from_numpy(features.astype(np.float32))
+                features = _standardized(features, train)
+            x = torch.from_numpy(features.astype(np.float32, copy=False))
             y = torch.from_numpy(labels[order])
             self._num_classes = int(y.max()) + 1
             ends = {"train": train, "val": train + (len(y) - train) // 2, "test": len(y)}
@@ -271,9 +270,15 @@ class SyntheticDataModule(TabularDataModule):
             raise ValueError(f"flip_y must be a fraction in [0, 1], got {flip_y}")
         if weights is not None and len(weights) not in (n_classes, n_classes - 1):
             raise ValueError(f"weights must be {n_classes} numbers, one for each class, got {len(weights)}")
+        if weights is not None and not (min(weights) >= 0.0 and sum(weights) <= 1.0 + 1e-9):
+            raise ValueError(f"weights must be shares of the rows, >= 0 and at most 1 together, got {weights}")
+        if not (math.isfinite(class_sep) and class_sep > 0.0):
+            raise ValueError(f"class_sep must be finite and > 0, got {class_sep}")
         for name, numbers in (("shift", shift), ("scale", scale)):
             if isinstance(numbers, (list, tuple)) and len(numbers) != n_features:
                 raise ValueError(f"{name} must be one number or {n_features}, one for each feature, got {len(numbers)}")
+            if numbers is not None and not np.isfinite(numbers).all():
+                raise ValueError(f"{name} must be finite, got {numbers}")
         self.arguments: dict[str, Any] = {
             "n_samples": n_samples,
             "n_features": n_features,
@@ -293,10 +298,8 @@ class SyntheticDataModule(TabularDataModule):
         }
 
     def arrays(self) -> tuple[Any, Any]:
-        """Return the features and the labels that ``make_classification`` draws."""
-        from sklearn.datasets import make_classification
-
-        return cast("tuple[Any, Any]", make_classification(**self.arguments))
+        """Return the features and the labels that ``make_classification`` draws, float32 where they are many."""
+        return classification(**self.arguments)
 
 
 def _check_integer(name: str, value: int, least: int) -> int:
@@ -314,10 +317,22 @@ def _split(rows: int, test_size: float, seed: int) -> tuple[NDArray[np.int64], i
         raise ValueError(
             f"test_size must hold out at least 2 of the {rows} rows and leave some to train on, got {test_size}"
         )
-    from sklearn.model_selection import train_test_split
+    order = np.random.RandomState(seed).permutation(rows)  # train_test_split's, whose import takes a second
+    return np.concatenate([order[held_out:], order[:held_out]]), rows - held_out
 
-    train, rest = train_test_split(np.arange(rows), test_size=test_size, random_state=seed)
-    return np.concatenate([train, rest]), len(train)
+
+def _standardized(features: NDArray[Any], train: int) -> NDArray[Any]:
+    """Return features of mean 0 and variance 1 over the first ``train`` rows, made in place where they are floats."""
+    from sklearn.preprocessing import StandardScaler
+
+    scaler = StandardScaler()
+    for start in range(0, train, BLOCK):  # scikit-learn holds two more copies of what it is given at once
+        scaler.partial_fit(features[start : min(start + BLOCK, train)])
+    if features.dtype.kind != "f":
+        features = features.astype(np.float64)
+    for start in range(0, len(features), BLOCK):
+        features[start : start + BLOCK] = scaler.transform(features[start : start + BLOCK])
+    return features
 
 
 def _check_arrays(features: Any, labels: Any) -> tuple[NDArray[Any], NDArray[np.int64]]:
@@ -343,7 +358,7 @@ def _check_arrays(features: Any, labels: Any) -> tuple[NDArray[Any], NDArray[np.
         raise ValueError(f"labels must be integers 0 … C-1 without a gap, got {_some(classes)}")
     if len(classes) < 2:
         raise ValueError("labels must be of at least 2 classes, got only 0")
-    return x, y.astype(np.int64)
+    return x, y.astype(np.int64, copy=False)
 
 
 def _as_array(name: str, values: Any) -> NDArray[Any]:
