@@ -308,6 +308,9 @@ class ExactResume(ModelCheckpoint):
             self.monitor = None
             return None
         value = float(trainer.callback_metrics[self.monitor])
+        if trainer.world_size > 1:  # where it was logged without sync_dist, every process has another
+            mine = torch.tensor(value, device=trainer.strategy.root_device)
+            value = float(trainer.strategy.reduce(mine, reduce_op="mean"))
         sign = 1.0 if self.mode == "min" else -1.0
         better = self._best is None or sign * value < sign * self._best[0]
         return value if better and math.isfinite(value) else None

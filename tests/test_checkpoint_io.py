@@ -1,6 +1,7 @@
 import functools
 import io
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -181,3 +182,36 @@ def test_a_full_disk_leaves_the_checkpoint_before(tmp_path):
         f"checkpoint {tmp_path}/other.ckpt could not be written: No space left on device; no file was left there"
     )
     assert left == "['last.ckpt']"
+
+
+FULL_RUN = """
+import subprocess, sys, warnings
+from pathlib import Path
+from resumable import build, weights
+warnings.simplefilter("ignore")
+folder = Path(sys.argv[1])
+whole, model, data = build(folder / "whole")
+whole.fit(model, data)
+small = folder / "small"
+small.mkdir()
+subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", small], check=True)
+run, other, data = build(small)
+try:
+    run.fit(other, data)
+except OSError as error:
+    print(error)
+print(run.global_step < whole.global_step)
+subprocess.run(["mount", "-o", "remount,size=9m", small], check=True)
+run, other, data = build(small)
+run.fit(other, data, ckpt_path="last")
+print(run.global_step == whole.global_step, weights(other) == weights(model))
+"""
+
+
+def test_a_run_on_a_full_disk_stops_and_goes_on_exactly_when_there_is_room(tmp_path):
+    command = [*needs_mounts(), sys.executable, "-c", FULL_RUN, str(tmp_path)]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    sentence, *rest = done.stdout.splitlines()
+    assert re.fullmatch(r"checkpoint .*last.ckpt could not be written: No space left on device; the one .*", sentence)
+    assert rest == ["True", "True True"]

@@ -27,8 +27,8 @@ def _in_a_folder_of_its_own(tmp_path, monkeypatch):
 class Interrupted(nn.Sequential):
     """SimpleNN with dropout, that sends its process the signal named in the file ``signal`` at the update it names."""
 
-    def __init__(self, in_features: int, classes: int):
-        super().__init__(nn.Linear(in_features, 5), nn.Dropout(0.3), nn.ReLU(), nn.Linear(5, classes))
+    def __init__(self, in_features: int, classes: int, dropout: float = 0.3):
+        super().__init__(nn.Linear(in_features, 5), nn.Dropout(dropout), nn.ReLU(), nn.Linear(5, classes))
         self.calls = 0
 
     def forward(self, x):
@@ -36,7 +36,7 @@ class Interrupted(nn.Sequential):
             name, at = Path("signal").read_text().split()
             self.calls += 1
             if self.calls == int(at):
-                Path("signal").unlink()
+                Path("signal").unlink(missing_ok=True)
                 if name == "nan":
                     return super().forward(x) * torch.nan
                 os.kill(os.getpid(), getattr(signal, name))
@@ -177,6 +177,33 @@ def test_a_malicious_checkpoint_is_refused_by_every_command(capsys):
     assert not Path("pwned").exists()
     torch.load(folder / "last.ckpt", weights_only=False)
     assert Path("pwned").exists()  # it would have worked on somebody who trusts
+
+
+@pytest.mark.slow
+def test_two_processes_stop_together_go_on_and_end_as_one_would(tmp_path, capsys):
+    same = ["--model.network.dropout=0", "--data.n_samples=110"]  # 88 rows: every batch divides by two
+    assert train(*same, "--data.batch_size=22") == 0
+    two = ["--trainer.devices=2", "--trainer.strategy=ddp", "--data.batch_size=11"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-W", "ignore", str(Path(__file__).parents[1] / "scripts" / "train.py")]
+
+    def launch(*arguments):
+        return subprocess.run([*command, *arguments], capture_output=True, text=True, env=environment)
+
+    Path("signal").write_text("SIGTERM 6")
+    stopped = launch(*SMALL, "--model.network", f"{__name__}.Interrupted", *same, *two)
+    assert stopped.returncode == 143, stopped.stderr
+    assert last("run_2")["global_step"] == 6
+    resumed = launch("--resume")
+    assert resumed.returncode == 0, resumed.stderr
+    one, both = last("run_1"), last("run_2")
+    assert one["global_step"] == both["global_step"] == 12
+    for name, tensor in one["state_dict"].items():
+        torch.testing.assert_close(both["state_dict"][name], tensor, rtol=1e-6, atol=1e-7)
+    assert both["lr_schedulers"] == one["lr_schedulers"]
+    capsys.readouterr()
+    assert resume("--trainer.devices=1") == 2
+    assert "made by 2 processes and this run has 1" in capsys.readouterr().err
 
 
 @pytest.mark.slow
