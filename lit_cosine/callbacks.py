@@ -16,7 +16,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from lit_cosine.horizon import Duration, OnResize, check_on_resize
-from lit_cosine.schedules import Cosine, Schedule, check_schedule
+from lit_cosine.schedule import Schedule, check_schedule
+from lit_cosine.schedules import Cosine
 from lit_cosine.trainer import Plan, TrainerLR, lr_names, plan, skipped_update
 
 __all__ = ["LearningRateScheduler"]

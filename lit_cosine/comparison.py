@@ -34,7 +34,7 @@ from lit_cosine.ensemble import (
     learning_rates,
 )
 from lit_cosine.one_by_one import train_one_by_one
-from lit_cosine.schedules import Schedule, check_schedule
+from lit_cosine.schedule import Schedule, check_schedule
 from lit_cosine.statistics import Mean, PairedDifference, mean, paired_differences
 from lit_cosine.update_rules import OptimizerName
 

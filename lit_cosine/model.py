@@ -19,7 +19,8 @@ from torchmetrics import Metric
 
 from lit_cosine.checkpoint_io import SafeLoading
 from lit_cosine.horizon import Duration, OnResize, check_on_resize
-from lit_cosine.schedules import Cosine, Schedule, check_schedule
+from lit_cosine.schedule import Schedule, check_schedule
+from lit_cosine.schedules import Cosine
 from lit_cosine.trainer import Interval, lr_scheduler_config
 
 __all__ = ["LitClassifier", "SimpleNN"]

@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from lit_cosine.horizon import Clock, OnResize, check_on_resize
-from lit_cosine.schedules import Schedule, check_schedule
+from lit_cosine.schedule import Schedule, check_schedule
 
 __all__ = ["ScheduleLR"]
 

@@ -12,15 +12,22 @@ Conventions, the same for every schedule here:
 from __future__ import annotations
 
 import math
-import re
-from abc import ABC, abstractmethod
 from bisect import bisect_right
 from collections.abc import Sequence
-from contextlib import suppress
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate, pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from lit_cosine.schedule import (
+    Schedule,
+    as_number,
+    as_tuple,
+    check_power,
+    check_schedule,
+    set_milestones,
+    set_number,
+)
 
 __all__ = [
     "Constant",
@@ -57,161 +64,6 @@ else:
 _ROUNDING = 1e-12
 
 
-class Schedule(ABC):
-    """A learning-rate curve: progress in [0, 1] -> factor.
-
-    The one abstract class of this module. A schedule of your own is a frozen dataclass with one method:
-
-    >>> @dataclass(frozen=True)
-    ... class Square(Schedule):
-    ...     end: float = 0.0
-    ...     def factor(self, progress: float) -> float:
-    ...         return 1 - (1 - self.end) * progress**2
-    >>> Square()(0.5)
-    0.75
-    >>> Sequential((Linear(0, 1), Square()), milestones=(0.5,))(0.75)
-    0.75
-    """
-
-    @abstractmethod
-    def factor(self, progress: float) -> float:
-        """Return the factor at ``progress``, which is already clamped to [0, 1]."""
-
-    def __call__(self, progress: float) -> float:
-        """Return the factor of the base LR at ``progress``.
-
-        Args:
-            progress: Fraction of the run done; values outside [0, 1] are clamped.
-
-        Raises:
-            ValueError: If ``progress`` is nan, or the factor there is negative or not finite.
-        """
-        if not 0.0 <= progress <= 1.0:
-            if math.isnan(progress):
-                raise ValueError(f"progress must be a number, got {progress}")
-            progress = 0.0 if progress < 0.0 else 1.0
-        factor = self.factor(progress)
-        if not 0.0 <= factor < math.inf:
-            raise ValueError(f"a factor must be finite and >= 0, got {factor} at progress {progress} from {self!r}")
-        return factor
-
-    def sample(self, n: int) -> list[float]:
-        """Return the ``n`` factors that a run of ``n`` steps uses, at progress 0/n, 1/n, …, (n-1)/n.
-
-        Raises:
-            ValueError: If ``n`` is not an integer >= 1.
-
-        >>> [round(factor, 3) for factor in Cosine().sample(4)]
-        [1.0, 0.854, 0.5, 0.146]
-        """
-        if isinstance(n, bool) or not isinstance(n, int) or n < 1:
-            raise ValueError(f"n must be an integer >= 1, got {n!r}")
-        return [self(k / n) for k in range(n)]
-
-    def all_milestones(self) -> tuple[float, ...]:
-        """Return the progress points inside (0, 1) where the curve jumps or changes its formula, nested ones too.
-
-        >>> Sequential((Linear(0, 1), Step(milestones=(0.5,))), milestones=(0.2,)).all_milestones()
-        (0.2, 0.6000000000000001)
-        """
-        return ()
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the schedule as plain data (str, float, int, list, dict), in the form LightningCLI reads from YAML.
-
-        >>> Cosine(end=0.1).to_dict()
-        {'class_path': 'lit_cosine.schedules.Cosine', 'init_args': {'start': 1.0, 'end': 0.1, 'k': 1.0}}
-        """
-        init_args = {field.name: _plain(getattr(self, field.name)) for field in fields(self)}  # type: ignore[arg-type]
-        return {"class_path": f"{type(self).__module__}.{type(self).__qualname__}", "init_args": init_args}
-
-    @staticmethod
-    def from_dict(data: dict[str, Any]) -> Schedule:
-        """Return the schedule that :meth:`to_dict` wrote.
-
-        ``class_path`` names a subclass of ``Schedule`` that this process has already defined, by its full path or, if
-        that is unknown, by its last part. Nothing is imported, so plain data from an untrusted checkpoint cannot call
-        anything else.
-
-        Raises:
-            ValueError: If ``data`` has another form, names an unknown schedule, or leaves open which of two is meant.
-
-        >>> Schedule.from_dict({"class_path": "Cosine", "init_args": {"end": 0.1}})
-        Cosine(start=1.0, end=0.1, k=1.0)
-        """
-        if not isinstance(data, dict) or not isinstance(data.get("class_path"), str) or data.keys() - _PLAIN_KEYS:
-            raise ValueError(f"a schedule as plain data has the keys class_path and init_args, got {data!r}")
-        cls = _find_class(data["class_path"])
-        init_args = data.get("init_args") or {}
-        if not isinstance(init_args, dict):
-            raise ValueError(f"init_args of {cls.__name__} must be a dict, got {init_args!r}")
-        arguments = {field.name: field for field in fields(cls)}  # type: ignore[arg-type]
-        if unknown := init_args.keys() - arguments.keys():
-            raise ValueError(f"{cls.__name__} has no argument {', '.join(sorted(unknown))}")
-        required = {name for name, field in arguments.items() if field.default is field.default_factory is MISSING}
-        if missing := required - init_args.keys():
-            raise ValueError(f"{cls.__name__} needs the argument {', '.join(sorted(missing))}")
-        return cls(**{key: _from_plain(value) for key, value in init_args.items()})
-
-    def __str__(self) -> str:
-        """Return the curve in words, for log lines: ``cosine 1 -> 0.1``."""
-        name = re.sub(r"(?<=[a-z])(?=[A-Z])", "-", type(self).__name__).lower()
-        return f"{name} {self(0.0):.4g} -> {self(1.0):.4g}"
-
-
-_PLAIN_KEYS = {"class_path", "init_args"}
-
-
-def check_schedule(name: str, value: object) -> None:
-    """Refuse what is not a schedule; ``name`` is the argument the message names."""
-    if isinstance(value, type) and issubclass(value, Schedule):
-        raise TypeError(f"{name} must be a schedule, got the class {value.__name__}: write {value.__name__}()")
-    if not isinstance(value, Schedule):
-        raise TypeError(f"{name} must be a schedule such as Cosine(end=0.1), got {value!r}")
-
-
-def _set_number(self: Schedule, field: str, *, least: float | None = None, above: float | None = None) -> None:
-    """Store ``field`` as a float, or say what is wrong with it."""
-    name, value = f"{type(self).__name__}.{field}", getattr(self, field)
-    number = _number(name, value)
-    if least is not None and not (math.isfinite(number) and number >= least):
-        raise ValueError(f"{name} must be finite and >= {least:g}, got {value!r}")
-    if above is not None and not (math.isfinite(number) and number > above):
-        raise ValueError(f"{name} must be finite and > {above:g}, got {value!r}")
-    object.__setattr__(self, field, number)
-
-
-def _number(name: str, value: Any) -> float:
-    if not isinstance(value, bool) and hasattr(value, "__float__"):
-        with suppress(TypeError, ValueError, OverflowError):  # an array, a tensor of several numbers, 10**400
-            return float(value)
-    raise TypeError(f"{name} must be a number, got {value!r}")
-
-
-def _check_power(name: str, base: float, exponent: int) -> None:
-    try:
-        base**exponent
-    except OverflowError:
-        raise ValueError(f"{name} must keep every factor finite, got {base} to the power of {exponent}") from None
-
-
-def _set_milestones(self: Step | Sequential) -> None:
-    name, values = f"{type(self).__name__}.milestones", _as_tuple(self, "milestones")
-    milestones = tuple(_number(f"{name}[{index}]", value) for index, value in enumerate(values))
-    if not all(0.0 < milestone < 1.0 for milestone in milestones):
-        raise ValueError(f"{name} must be progress points in (0, 1), got {milestones}")
-    if any(left >= right for left, right in pairwise(milestones)):
-        raise ValueError(f"{name} must rise, got {milestones}")
-    object.__setattr__(self, "milestones", milestones)
-
-
-def _as_tuple(self: Schedule, field: str) -> tuple[Any, ...]:
-    value = getattr(self, field)
-    if not isinstance(value, Sequence) or isinstance(value, str):
-        raise TypeError(f"{type(self).__name__}.{field} must be a tuple, got {value!r}")
-    return tuple(value)
-
-
 @final
 @dataclass(frozen=True)
 class Constant(Schedule):
@@ -229,7 +81,7 @@ class Constant(Schedule):
     value: float = 1.0
 
     def __post_init__(self) -> None:
-        _set_number(self, "value", least=0.0)
+        set_number(self, "value", least=0.0)
 
     def factor(self, progress: float) -> float:
         """Return ``value``."""
@@ -255,8 +107,8 @@ class Linear(Schedule):
     end: float = 0.0
 
     def __post_init__(self) -> None:
-        _set_number(self, "start", least=0.0)
-        _set_number(self, "end", least=0.0)
+        set_number(self, "start", least=0.0)
+        set_number(self, "end", least=0.0)
 
     def factor(self, progress: float) -> float:
         """Return start + (end - start) * progress."""
@@ -288,9 +140,9 @@ class Cosine(Schedule):
     k: float = 1.0
 
     def __post_init__(self) -> None:
-        _set_number(self, "start", least=0.0)
-        _set_number(self, "end", least=0.0)
-        _set_number(self, "k", above=0.0)
+        set_number(self, "start", least=0.0)
+        set_number(self, "end", least=0.0)
+        set_number(self, "k", above=0.0)
 
     def factor(self, progress: float) -> float:
         """Return end + (start - end) * (1 + cos(pi * progress^k)) / 2."""
@@ -318,9 +170,9 @@ class Polynomial(Schedule):
     power: float = 2.0
 
     def __post_init__(self) -> None:
-        _set_number(self, "start", least=0.0)
-        _set_number(self, "end", least=0.0)
-        _set_number(self, "power", above=0.0)
+        set_number(self, "start", least=0.0)
+        set_number(self, "end", least=0.0)
+        set_number(self, "power", above=0.0)
 
     def factor(self, progress: float) -> float:
         """Return end + (start - end) * (1 - progress)^power."""
@@ -346,8 +198,8 @@ class Exponential(Schedule):
     end: float = 0.01
 
     def __post_init__(self) -> None:
-        _set_number(self, "start", above=0.0)
-        _set_number(self, "end", above=0.0)
+        set_number(self, "start", above=0.0)
+        set_number(self, "end", above=0.0)
 
     def factor(self, progress: float) -> float:
         """Return start^(1 - progress) * end^progress."""
@@ -373,9 +225,9 @@ class Step(Schedule):
     milestones: tuple[float, ...] = (1 / 3, 2 / 3)
 
     def __post_init__(self) -> None:
-        _set_number(self, "gamma", least=0.0)
-        _set_milestones(self)
-        _check_power("Step.gamma", self.gamma, len(self.milestones))
+        set_number(self, "gamma", least=0.0)
+        set_milestones(self)
+        check_power("Step.gamma", self.gamma, len(self.milestones))
 
     def factor(self, progress: float) -> float:
         """Return gamma^(number of milestones reached)."""
@@ -407,8 +259,8 @@ class OneMinusSqrt(Schedule):
     end: float = 0.0
 
     def __post_init__(self) -> None:
-        _set_number(self, "start", least=0.0)
-        _set_number(self, "end", least=0.0)
+        set_number(self, "start", least=0.0)
+        set_number(self, "end", least=0.0)
 
     def factor(self, progress: float) -> float:
         """Return end + (start - end) * (1 - sqrt(progress))."""
@@ -432,7 +284,7 @@ class InverseSqrt(Schedule):
     timescale: float = 0.05
 
     def __post_init__(self) -> None:
-        _set_number(self, "timescale", above=0.0)
+        set_number(self, "timescale", above=0.0)
 
     def factor(self, progress: float) -> float:
         """Return 1 / sqrt(1 + progress / timescale)."""
@@ -463,12 +315,12 @@ class Sequential(Schedule):
     milestones: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "schedules", _as_tuple(self, "schedules"))
+        object.__setattr__(self, "schedules", as_tuple(self, "schedules"))
         if not self.schedules:
             raise ValueError("Sequential.schedules must hold at least one schedule, got none")
         for index, schedule in enumerate(self.schedules):
             check_schedule(f"Sequential.schedules[{index}]", schedule)
-        _set_milestones(self)
+        set_milestones(self)
         if len(self.milestones) != len(self.schedules) - 1:
             raise ValueError(
                 f"Sequential.milestones must be one fewer than its {len(self.schedules)} schedules, "
@@ -519,9 +371,9 @@ class Restarts(Schedule):
         check_schedule("Restarts.schedule", self.schedule)
         if isinstance(self.cycles, bool) or not isinstance(self.cycles, int) or self.cycles < 1:
             raise ValueError(f"Restarts.cycles must be an integer >= 1, got {self.cycles!r}")
-        _set_number(self, "t_mult", above=0.0)
-        _set_number(self, "decay", least=0.0)
-        _check_power("Restarts.decay", self.decay, self.cycles - 1)
+        set_number(self, "t_mult", above=0.0)
+        set_number(self, "decay", least=0.0)
+        check_power("Restarts.decay", self.decay, self.cycles - 1)
         if any(stop - start <= _ROUNDING for start, stop in pairwise(self._bounds)):
             raise ValueError(
                 f"Restarts.t_mult must leave every one of {self.cycles} cycles a length, got {self.t_mult}"
@@ -630,38 +482,7 @@ def _after_warmup(
 
 
 def _fraction(name: str, value: float) -> float:
-    number = _number(name, value)
+    number = as_number(name, value)
     if not 0.0 <= number < 1.0:
         raise ValueError(f"{name} must be a fraction of the run in [0, 1), got {value!r}")
     return number
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Schedule):
-        return value.to_dict()
-    return [_plain(item) for item in value] if isinstance(value, tuple) else value
-
-
-def _from_plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return Schedule.from_dict(value)
-    return [_from_plain(item) for item in value] if isinstance(value, list) else value
-
-
-def _find_class(class_path: str) -> type[Schedule]:
-    known = {f"{cls.__module__}.{cls.__qualname__}": cls for cls in _subclasses(Schedule)}  # type: ignore[type-abstract]
-    if class_path in known:
-        return known[class_path]
-    name = class_path.rpartition(".")[2]
-    matches = [path for path, cls in known.items() if cls.__name__ == name]
-    if not matches:
-        raise ValueError(
-            f"unknown schedule {name!r}; known are {', '.join(sorted(c.__name__ for c in known.values()))}"
-        )
-    if len(matches) > 1:
-        raise ValueError(f"{class_path!r} could be any of {', '.join(sorted(matches))}; write one of these")
-    return known[matches[0]]
-
-
-def _subclasses(cls: type[Schedule]) -> list[type[Schedule]]:
-    return [sub for child in cls.__subclasses__() for sub in (child, *_subclasses(child))]
