@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import math
 import re
+import shlex
 import shutil
 import signal
 import warnings
@@ -29,6 +30,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from lit_cosine.audit import ScheduleAudit
 from lit_cosine.checkpoint import ExactResume
 from lit_cosine.checkpoint_io import CheckpointWriteError, SafeCheckpointIO
+from lit_cosine.dashboard import Dashboard
 from lit_cosine.data import TabularDataModule
 from lit_cosine.model import LitClassifier
 from lit_cosine.monitors import EpochLine, LearningRateLogger, TrainingCurves, new_file
@@ -131,6 +133,7 @@ class _CLI(LightningCLI):
 
     def __init__(self, command: str, arguments: Sequence[str], callbacks: Sequence[Callback] = ()) -> None:
         self._command = command
+        self._arguments = arguments
         self._callbacks = callbacks
         super().__init__(
             LitClassifier,
@@ -219,7 +222,9 @@ class _CLI(LightningCLI):
                 kwargs["logger"] = TensorBoardLogger(folder, name="", version="", default_hp_metric=False)
             if self.config["audit"] != "off":
                 extra.insert(0, ScheduleAudit(self.config["audit"]))
-            extra += [LearningRateLogger(), TrainingCurves(), EpochLine()]
+            told = self.parser.dump(self.config, skip_none=False)
+            page = Dashboard(shlex.join(["lit-cosine", self._command, *self._arguments]), told)
+            extra += [LearningRateLogger(), page, TrainingCurves(), EpochLine()]
             if config["enable_checkpointing"] is not False:
                 settings = dict(self.config_init["checkpoint"].items())
                 if config["limit_val_batches"] == 0:
