@@ -55,7 +55,7 @@ METRICS = {
 
 _LR = "Learning rate"
 _CHARTS = {
-    _LR: [f"^{PLANNED}", "^lr-"],
+    _LR: [f"^{PLANNED}", "^lr(-|$)"],
     "Training loss": ["^train[/_]loss"],
     "Validation and test loss": ["^(val|test)[/_].*loss"],
     "Validation and test metrics": ["^(val|test)[/_](?!.*loss)"],

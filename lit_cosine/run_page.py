@@ -16,7 +16,7 @@ import yaml
 from lit_cosine.findings import Finding
 from lit_cosine.schedules import Schedule
 
-__all__ = ["configuration", "hyperparameters", "page"]
+__all__ = ["configuration", "hyperparameters", "page", "schedule_columns"]
 
 _PACKAGES = ("lit-cosine", "lightning", "torch", "torchmetrics", "numpy", "scikit-learn", "tensorboard")
 
@@ -59,8 +59,21 @@ def _scheduled(trainer: Any, pl_module: Any) -> dict[str, Any]:
     schedule = getattr(scheduler, "schedule", None)
     if not isinstance(schedule, Schedule):
         return {**row, "parameters": _numbers(scheduler)}
+    return row | schedule_columns(schedule)
+
+
+def schedule_columns(schedule: Schedule) -> dict[str, str | float]:
+    """Return the columns of the HParams table that describe a schedule.
+
+    Args:
+        schedule: Any.
+
+    >>> from lit_cosine.schedules import Linear
+    >>> schedule_columns(Linear(1.0, 0.1))
+    {'schedule': 'Linear', 'parameters': 'start=1.0, end=0.1', 'start': 1.0, 'end': 0.1}
+    """
     name, _, fields = repr(schedule).partition("(")
-    return {**row, "schedule": name, "parameters": fields[:-1], "start": schedule(0.0), "end": schedule(1.0)}
+    return {"schedule": name, "parameters": fields[:-1], "start": schedule(0.0), "end": schedule(1.0)}
 
 
 def _numbers(scheduler: Any) -> str:

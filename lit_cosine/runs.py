@@ -83,7 +83,7 @@ def train(arguments: Sequence[str]) -> None:
         if where:
             rank_zero_only(print)(f"{what}: {_shown(where)}")
     if trainer.logger:
-        rank_zero_only(print)(f"Show them: tensorboard --logdir {root}")
+        rank_zero_only(print)(f"Show them: lit-cosine board {root}")
 
 
 def test(arguments: Sequence[str]) -> None:
