@@ -11,11 +11,14 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import resource
 import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any
 
 _COMMANDS: dict[str, Callable[[argparse.Namespace], list[Row]]] = {}
 
@@ -48,22 +51,37 @@ def command(function: Callable[[argparse.Namespace], list[Row]]) -> Callable[[ar
     return function
 
 
-def side_by_side(contenders: dict[str, Callable[[], object]], runs: int, number: int = 1) -> list[Row]:
+def processor_time() -> float:
+    """Return the seconds that this process and the children it has waited for have had a processor."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in used)
+
+
+CLOCKS = {"wall": time.perf_counter, "processor": processor_time}
+
+
+def side_by_side(
+    contenders: dict[str, Callable[[], object]],
+    runs: int,
+    number: int = 1,
+    clock: Callable[[], float] = time.perf_counter,
+) -> list[Row]:
     """Return a row for every contender but the first, which is the baseline.
 
     Args:
         contenders: What is timed, by name; each call does ``number`` repetitions of one thing.
         runs: Rounds, >= 1; a round before the first warms up and is not counted.
         number: Repetitions in one call; ``seconds`` is the time of one of them.
+        clock: What tells the seconds.
     """
     names = list(contenders)
     seconds: dict[str, list[float]] = {name: [] for name in names}
     for round_ in range(runs + 1):
         turn = round_ % len(names)
         for name in names[turn:] + names[:turn]:
-            start = time.perf_counter()
+            start = clock()
             contenders[name]()
-            seconds[name].append((time.perf_counter() - start) / number)
+            seconds[name].append((clock() - start) / number)
     return _rows(names, seconds)
 
 
@@ -167,8 +185,6 @@ def callback(args: argparse.Namespace) -> list[Row]:
 @command
 def audit(args: argparse.Namespace) -> list[Row]:
     """Time the audit of a million planned updates, against the time budget of 3 s."""
-    from functools import partial
-
     import torch
     from torch.optim import lr_scheduler as torch_schedulers
 
@@ -287,6 +303,66 @@ def compare_step(args: argparse.Namespace) -> list[Row]:
         )
 
 
+@command
+def train(args: argparse.Namespace) -> list[Row]:
+    """Time 100 epochs of the article's training: its own loop, a plain Lightning port, and ours part by part."""
+    import torch
+    from benchmark_train import PARTS, article_loop, ours, port
+
+    torch.set_num_threads(1)
+    epochs = 100
+    contenders: dict[str, Callable[[], object]] = {
+        "the article's loop": partial(article_loop, epochs),
+        "plain Lightning port, everything on": partial(port, epochs),
+        "ours, lean": partial(ours, epochs, ()),
+    }
+    for number, part in enumerate(PARTS, start=1):
+        name = f"… with {part}" if number < len(PARTS) else f"… with {part}: everything on"
+        contenders[name] = partial(ours, epochs, PARTS[:number])
+    return side_by_side(contenders, args.runs, epochs * 13, CLOCKS[args.clock])
+
+
+@command
+def startup(args: argparse.Namespace) -> list[Row]:
+    """Time whole processes: scripts/train.py and lit-cosine's help against the article's script with its plot."""
+    from benchmark_train import SCRIPTS, process
+
+    cli = "import sys; from lit_cosine.cli import main; sys.exit(main())"
+    contenders = {
+        "the article's script": process(SCRIPTS / "article.py", "figure.png"),
+        "scripts/train.py": process(SCRIPTS / "train.py"),
+        "… with a group of options that is not there": process(SCRIPTS / "train.py", "--modle.lr", "0"),
+        "lit-cosine --help": process("-c", cli, "--help"),
+        "python -c pass": process("-c", "pass"),
+    }
+    return side_by_side(contenders, args.runs, clock=CLOCKS[args.clock])
+
+
+@command
+def data(args: argparse.Namespace) -> list[Row]:
+    """Time an epoch over 1e6 rows in batches of 1024 against DataLoader(TensorDataset); print the cost of more rows."""
+    import torch
+    from benchmark_train import scale
+    from torch.utils.data import DataLoader, TensorDataset
+
+    from lit_cosine import SyntheticDataModule
+
+    torch.set_num_threads(1)
+    for rows in (1_000, 10_000, 100_000, 1_000_000, 5_000_000):
+        seconds, peak = scale(rows)
+        note = f", peak {peak:.2f} times the float32 bytes" if rows >= 100_000 else ""
+        print(f"{rows:>9,} rows: {seconds:.3g} s, {seconds / rows * 1e6:.2f} µs a row{note}", file=sys.stderr)
+    ours = SyntheticDataModule(n_samples=1_250_000, batch_size=1024).train_dataloader()
+    stock = DataLoader(TensorDataset(*ours.dataset.tensors), batch_size=1024, shuffle=True)  # type: ignore[attr-defined]
+
+    def epoch(loader: Any) -> None:
+        for _ in loader:
+            pass
+
+    contenders = {"DataLoader(TensorDataset)": partial(epoch, stock), "SyntheticDataModule": partial(epoch, ours)}
+    return side_by_side(contenders, args.runs, clock=CLOCKS[args.clock])
+
+
 def _per_member(contenders: dict[str, tuple[Callable[[int], object], int]], runs: int) -> list[Row]:
     """Return rows as ``side_by_side`` does, with times per member: contenders may train different numbers."""
     names = list(contenders)
@@ -324,6 +400,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name, function in _COMMANDS.items():
         subparser = subcommands.add_parser(name, help=function.__doc__, description=function.__doc__)
         subparser.add_argument("--runs", type=_runs, default=15, help="rounds that are measured (15)")
+        if name in ("train", "startup", "data"):
+            clock = "what tells the time: processor leaves out what other programs do meanwhile (wall)"
+            subparser.add_argument("--clock", choices=tuple(CLOCKS), default="wall", help=clock)
         subparser.add_argument("--json", action="store_true", help="print the rows as JSON, every ratio included")
     args = parser.parse_args(arguments)
     rows = _COMMANDS[args.command](args)
