@@ -7,10 +7,14 @@ asked for, so that ``lit-cosine --help`` imports neither torch nor lightning. It
 
 from __future__ import annotations
 
+import gc
 import sys
 from argparse import ArgumentError
 from collections.abc import Sequence
-from importlib import import_module, metadata
+from importlib import import_module
+from typing import Any
+
+from lit_cosine.usage import check_usage
 
 __all__ = ["main"]
 
@@ -20,7 +24,6 @@ _COMMANDS = {
     "test": ("lit_cosine.runs:test", "measure a checkpoint on the held-out test rows"),
     "predict": ("lit_cosine.runs:predict", "write a checkpoint's class probabilities of the test rows"),
     "compare": ("lit_cosine.compare_command:compare_schedules", "train under many schedules at once, and compare them"),
-    "board": ("lit_cosine.board:board", "show a folder of runs in TensorBoard"),
     "preview": ("lit_cosine.preview:preview", "draw schedules before anything is trained"),
 }
 
@@ -39,16 +42,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(_help())
         return 0
     if name == "--version":
+        from importlib import metadata
+
         print(f"lit-cosine {metadata.version('lit-cosine')}")
         return 0
     if name not in _COMMANDS:
         return _refuse("lit-cosine", f"unknown subcommand {name!r}; known are {', '.join(_COMMANDS)}")
     module, _, function = _COMMANDS[name][0].partition(":")
     try:
-        getattr(import_module(module), function)(rest)
+        check_usage(name, rest)
+        getattr(_imported(module), function)(rest)
     except ArgumentError as error:
         return _refuse(f"lit-cosine {name}", str(error))
     return 0
+
+
+def _imported(module: str) -> Any:
+    """Return the module, imported without garbage collection.
+
+    Collecting while torch and lightning load finds nothing and takes a third of the time; so would looking through
+    what they have loaded at every later collection.
+    """
+    if module in sys.modules or not gc.isenabled():
+        return import_module(module)
+    gc.disable()
+    try:
+        return import_module(module)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def _help() -> str:

@@ -16,11 +16,12 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback
 from matplotlib.figure import Figure
+from matplotlib.image import imsave
 from torch import Tensor
 from torch.optim import Optimizer
 
+from lit_cosine.events import Point, write_points
 from lit_cosine.plots import pixels, training_curves
-from lit_cosine.points import Point, write_points
 from lit_cosine.updates import UsedLRs
 
 __all__ = ["EpochLine", "LearningRateLogger", "TrainingCurves", "new_file"]
@@ -224,12 +225,11 @@ class TrainingCurves(_Listener):
             self._lrs, {name: curve for name, curve in self._losses.items() if curve[0]}, self._epoch_ends
         )
         self.path = new_file(self._folder / self.filename)
-        self.figure.savefig(self.path)
+        image = pixels(self.figure)  # drawn once for both
+        imsave(self.path, image)
         for logger in trainer.loggers:
             if hasattr(logger.experiment, "add_image"):
-                logger.experiment.add_image(
-                    "training_curves", pixels(self.figure), max(self._used.done), dataformats="HWC"
-                )
+                logger.experiment.add_image("training_curves", image, max(self._used.done), dataformats="HWC")
 
 
 class EpochLine(Callback):

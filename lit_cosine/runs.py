@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import csv
 import math
+import os
 import re
-import shlex
 import shutil
 import signal
 import warnings
@@ -30,7 +30,6 @@ from lightning.pytorch.utilities import rank_zero_only
 from lit_cosine.audit import ScheduleAudit
 from lit_cosine.checkpoint import ExactResume
 from lit_cosine.checkpoint_io import CheckpointWriteError, SafeCheckpointIO
-from lit_cosine.dashboard import Dashboard
 from lit_cosine.data import TabularDataModule
 from lit_cosine.model import LitClassifier
 from lit_cosine.monitors import EpochLine, LearningRateLogger, TrainingCurves, new_file
@@ -45,6 +44,9 @@ _TRAINER = {
     "enable_progress_bar": False,
     "enable_model_summary": False,
 }
+_TINY = 10_000_000
+"""Multiplications that one core does in about a millisecond; below it, threads wait for each other longer than that."""
+
 _REFUSED = (ArgumentError, MisconfigurationException, OSError, TypeError, ValueError)
 
 
@@ -62,7 +64,7 @@ def train(arguments: Sequence[str]) -> None:
         with _refusing():
             cli = _CLI("train", arguments, [began])
         trainer: Any = cli.trainer
-        with _refusing(unless=began), _stopping(cli):
+        with _refusing(unless=began), _stopping(cli), _threads(cli):
             trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=cli.ckpt_path, weights_only=True)
         if trainer.interrupted or trainer.fast_dev_run:
             return
@@ -83,7 +85,7 @@ def train(arguments: Sequence[str]) -> None:
         if where:
             rank_zero_only(print)(f"{what}: {_shown(where)}")
     if trainer.logger:
-        rank_zero_only(print)(f"Show them: lit-cosine board {root}")
+        rank_zero_only(print)(f"Show them: tensorboard --logdir {root}")
 
 
 def test(arguments: Sequence[str]) -> None:
@@ -133,7 +135,6 @@ class _CLI(LightningCLI):
 
     def __init__(self, command: str, arguments: Sequence[str], callbacks: Sequence[Callback] = ()) -> None:
         self._command = command
-        self._arguments = arguments
         self._callbacks = callbacks
         super().__init__(
             LitClassifier,
@@ -165,6 +166,12 @@ class _CLI(LightningCLI):
             default="warn",
             help="What to do about a learning rate whose plan is wrong, before training.",
         )
+        parser.add_argument(
+            "--threads",
+            type=int | None,
+            default=None,
+            help="Threads that share an operation; 1 where the network is so small that sharing takes longer.",
+        )
         if self._command == "train":
             parser.add_class_arguments(ExactResume, "checkpoint", skip={"dirpath"}, instantiate=False)
             parser.set_defaults({"checkpoint.monitor": "val/loss"})
@@ -182,6 +189,9 @@ class _CLI(LightningCLI):
         line = cast("list[str]", args)
         self.config = parser.parse_args(line)
         self.ckpt_path, self.output = self.config.get("ckpt_path"), self.config.get("output")
+        threads = self.config["threads"]
+        if threads is not None and threads < 1:
+            raise ValueError(f"threads must be an integer >= 1, got {threads}")
         self.resumed: Path | None = None
         asked = self.config.get("resume")
         if asked is None:
@@ -222,9 +232,7 @@ class _CLI(LightningCLI):
                 kwargs["logger"] = TensorBoardLogger(folder, name="", version="", default_hp_metric=False)
             if self.config["audit"] != "off":
                 extra.insert(0, ScheduleAudit(self.config["audit"]))
-            told = self.parser.dump(self.config, skip_none=False)
-            page = Dashboard(shlex.join(["lit-cosine", self._command, *self._arguments]), told)
-            extra += [LearningRateLogger(), page, TrainingCurves(), EpochLine()]
+            extra += [LearningRateLogger(), TrainingCurves(), EpochLine()]
             if config["enable_checkpointing"] is not False:
                 settings = dict(self.config_init["checkpoint"].items())
                 if config["limit_val_batches"] == 0:
@@ -282,6 +290,27 @@ def _quiet() -> Iterator[None]:
         warnings.filterwarnings("ignore", ".*does not have many workers")
         warnings.filterwarnings("ignore", ".*treespec, LeafSpec.* is deprecated")
         yield
+
+
+@contextmanager
+def _threads(cli: _CLI) -> Iterator[None]:
+    """Train with ``--threads``, or with one where waking the others takes longer than what they would do."""
+    before = torch.get_num_threads()
+    number = cli.config["threads"]
+    if number is None:
+        weights = sum(parameter.numel() for parameter in cli.model.parameters())
+        work = weights * cli.datamodule.batch_size
+        on_cpu = cli.trainer.strategy.root_device.type == "cpu"
+        number = 1 if on_cpu and work < _TINY and "OMP_NUM_THREADS" not in os.environ else before
+        if number < before:
+            rank_zero_only(print)(
+                f"Threads: 1 of {before}, the {work:,} multiplications of a batch are too few to share (--threads)"
+            )
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _with_data_class(arguments: Sequence[str]) -> list[str]:

@@ -51,3 +51,53 @@ def test_an_unknown_subcommand_is_refused(arguments, capsys):
     expected = f"lit-cosine: error: unknown subcommand {arguments[0]!r}; known are train, test, predict"
     assert written.err.startswith(expected)
     assert written.err.count("\n") == 1
+
+
+USAGE = """
+import sys
+from lit_cosine.cli import main
+status = main(sys.argv[1:])
+print("heavy:", sorted({"torch", "lightning", "numpy"} & {*sys.modules}))
+sys.exit(status)
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["train", "--modle.lr", "0.1"],
+            "train: error: unrecognized arguments: --modle.lr; options begin with --audit",
+        ),
+        (["train", "--ckpt_path=x"], "train: error: unrecognized arguments: --ckpt_path; options begin with"),
+        (["test", "--output", "x"], "test: error: unrecognized arguments: --output; options begin with"),
+        (["test"], "test: error: ckpt_path must name a checkpoint: lit-cosine test --ckpt_path FILE"),
+        (["predict", "--output", "x"], "predict: error: ckpt_path must name a checkpoint: lit-cosine predict"),
+    ],
+)
+def test_a_slip_in_an_option_is_answered_without_torch(arguments, message):
+    done = run(USAGE, *arguments)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"lit-cosine {message}")
+    assert done.stderr.count("\n") == 1
+    assert done.stdout == "heavy: []\n"
+
+
+COLLECTED = """
+import gc, sys
+from lit_cosine.cli import main
+assert gc.isenabled() and gc.get_freeze_count() == 0
+main(["preview", "Cosine"])
+assert gc.isenabled() and gc.get_freeze_count() > 0
+frozen = gc.get_freeze_count()
+main(["preview", "Cosine"])
+assert gc.get_freeze_count() <= frozen  # some have died
+gc.disable()
+main(["compare", "--bogus"])
+assert not gc.isenabled() and gc.get_freeze_count() <= frozen
+"""
+
+
+def test_importing_leaves_the_collector_as_it_was():
+    done = run(COLLECTED)
+    assert done.returncode == 0, done.stderr

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from lightning.pytorch import Callback
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
@@ -46,7 +47,7 @@ def test_train_prints_the_articles_lines_and_says_where_everything_is(capsys):
     ]
     said = dict(line.split(": ", 1) for line in out.splitlines() if not line.startswith("Epoch"))
     assert said.keys() == {"Test accuracy", "Checkpoint", "Figure", "Logs", "Show them"}
-    assert said["Show them"] == "lit-cosine board runs"
+    assert said["Show them"] == "tensorboard --logdir runs"
     assert Path(said["Figure"]).read_bytes().startswith(b"\x89PNG")
     served = EventAccumulator(said["Logs"], size_guidance={"scalars": 0}).Reload()
     after_epochs = [event.value for event in served.Scalars("lr-Adam")][2::2]
@@ -173,6 +174,7 @@ def test_a_network_of_the_users_own_trains_and_is_tested_from_its_run(capsys):
             "got 3 * 2 = 6 > 2**2 = 4: n_informative must be at least 3",
         ),
         (["--trainer.max_epochs", "0"], "trainer.max_epochs must be >= 1, or -1 for no limit, got 0"),
+        (["--threads", "0"], "threads must be an integer >= 1, got 0"),
         (["--model.bogus", "3"], "unrecognized arguments: --model.bogus 3"),
         (["--config", "text.yaml"], "Unexpected config: just text"),
         (["--trainer.default_root_dir", "text.yaml"], "trainer.default_root_dir must be a folder that can be written"),
@@ -271,3 +273,35 @@ def test_a_report_on_several_types_becomes_one_sentence():
   Given value type: <class 'str'>
   Given value: Simple"""
     assert _sentence(report) == "model.network: Expected a dot import path string: Simple; got Simple"
+
+
+def threads(capsys, *arguments):
+    """Return the threads that a training had, and what was said of them."""
+    seen = []
+    Path("probe.yaml").write_text("trainer: {callbacks: [{class_path: test_runs.Threads}]}\n")
+    Threads.seen = seen
+    assert train("--trainer.max_epochs=2", "--config", "probe.yaml", *arguments) == 0
+    out = capsys.readouterr().out
+    return seen, [line for line in out.splitlines() if line.startswith("Threads")]
+
+
+class Threads(Callback):
+    seen: list = []  # noqa: RUF012
+
+    def on_train_start(self, trainer, pl_module):
+        self.seen.append(torch.get_num_threads())
+
+
+def test_a_tiny_network_gets_one_thread_unless_asked_for_more(capsys, monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    torch.set_num_threads(2)
+    said = "Threads: 1 of 2, the 58,960 multiplications of a batch are too few to share (--threads)"
+    assert threads(capsys) == ([1], [said])
+    assert torch.get_num_threads() == 2  # the process is not only ours
+    assert threads(capsys, "--threads", "2") == ([2], [])
+    assert threads(capsys, "--model.network.hidden", "20000") == ([2], [])
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    assert threads(capsys) == ([2], [])
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    torch.set_num_threads(1)
+    assert threads(capsys) == ([1], [])

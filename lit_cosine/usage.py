@@ -1,0 +1,48 @@
+"""What is wrong with a command line, as far as it can be told without torch and lightning.
+
+Convention: what is not refused here may still be refused by the command, which knows the types and the ranges; so a
+slip in an option's name is answered at once, and not after everything that a training needs has been imported.
+"""
+
+from __future__ import annotations
+
+from argparse import ArgumentError
+from collections.abc import Sequence
+
+__all__ = ["check_usage"]
+
+_OF_ALL = {"help", "config", "print_config", "seed_everything", "model", "data", "trainer", "audit", "threads"}
+_OPTIONS = {
+    "train": _OF_ALL | {"checkpoint", "resume"},
+    "test": _OF_ALL | {"ckpt_path"},
+    "predict": _OF_ALL | {"ckpt_path", "output"},
+}
+"""Subcommand -> what its options begin with, up to the first dot."""
+
+
+def check_usage(command: str, arguments: Sequence[str]) -> None:
+    """Refuse options that the subcommand does not have, and a test or prediction without its checkpoint.
+
+    Args:
+        command: The subcommand; of one that is not in the table nothing is known.
+        arguments: The command line after it.
+
+    Raises:
+        ArgumentError: With the sentence to show.
+
+    >>> check_usage("train", ["--model.lr", "0.1"])
+    >>> check_usage("test", [])
+    Traceback (most recent call last):
+    argparse.ArgumentError: ckpt_path must name a checkpoint: lit-cosine test --ckpt_path FILE
+    """
+    known = _OPTIONS.get(command)
+    if known is None:
+        return
+    names = [argument.partition("=")[0] for argument in arguments]
+    for name in names:
+        if name.startswith("--") and name[2:].partition(".")[0] not in known:
+            listed = ", ".join(f"--{option}" for option in sorted(known))
+            raise ArgumentError(None, f"unrecognized arguments: {name}; options begin with {listed}")
+    asks_only = {"--help", "-h", "--print_config", "--config", "-c"} & {*names}
+    if "ckpt_path" in known and "--ckpt_path" not in names and not asks_only:
+        raise ArgumentError(None, f"ckpt_path must name a checkpoint: lit-cosine {command} --ckpt_path FILE")
