@@ -210,7 +210,7 @@ print(run.global_step == whole.global_step, weights(other) == weights(model))
 
 def test_a_run_on_a_full_disk_stops_and_goes_on_exactly_when_there_is_room(tmp_path):
     command = [*needs_mounts(), sys.executable, "-c", FULL_RUN, str(tmp_path)]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    environment = {**os.environ, "PYTHONPATH": f"{Path(__file__).parent}:{Path(__file__).parents[1]}"}
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     sentence, *rest = done.stdout.splitlines()
     assert re.fullmatch(r"checkpoint .*last.ckpt could not be written: No space left on device; the one .*", sentence)

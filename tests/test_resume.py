@@ -184,7 +184,11 @@ def test_two_processes_stop_together_go_on_and_end_as_one_would(tmp_path, capsys
     same = ["--model.network.dropout=0", "--data.n_samples=110"]  # 88 rows: every batch divides by two
     assert train(*same, "--data.batch_size=22") == 0
     two = ["--trainer.devices=2", "--trainer.strategy=ddp", "--data.batch_size=11"]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_THREADS": "1"}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": f"{Path(__file__).parent}:{Path(__file__).parents[1]}",
+        "OMP_NUM_THREADS": "1",
+    }
     command = [sys.executable, "-W", "ignore", str(Path(__file__).parents[1] / "scripts" / "train.py")]
 
     def launch(*arguments):
@@ -213,7 +217,10 @@ def test_slurm_requeues_at_an_update_and_goes_on_exactly(tmp_path):
     (tmp_path / "scontrol").chmod(0o755)
     slurm = {"JOB_ID": "7", "JOB_NAME": "run", "NTASKS": "1", "PROCID": "0", "LOCALID": "0", "NODEID": "0"}
     environment = {**os.environ, **{f"SLURM_{name}": value for name, value in slurm.items()}}
-    environment |= {"PATH": f"{tmp_path}:{os.environ['PATH']}", "PYTHONPATH": str(Path(__file__).parent)}
+    environment |= {
+        "PATH": f"{tmp_path}:{os.environ['PATH']}",
+        "PYTHONPATH": f"{Path(__file__).parent}:{Path(__file__).parents[1]}",
+    }
     code = "import sys, warnings; warnings.simplefilter('ignore'); from slurm import job; job(*sys.argv[1:])"
     for name in ("whole", "requeued", "requeued"):
         done = subprocess.run(
