@@ -22,7 +22,7 @@ from lit_cosine.plots import Points, pixels, schedule_curves
 from lit_cosine.situation import Situation, has_class, horizon, horizon_of_state, situations
 from lit_cosine.updates import UsedLRs
 
-__all__ = ["Finding", "PlannedLR", "ScheduleAudit", "ScheduleProblem"]
+__all__ = ["Finding", "PlannedLR", "ScheduleAudit", "ScheduleProblem", "planned_curves"]
 
 OnProblem = Literal["warn", "raise", "print"]
 
@@ -95,6 +95,11 @@ class ScheduleAudit(Callback):
         self._followup: Followup | None = None
         self._situations: list[Situation] = []
         self._steps_before = self._done_before = self._batches_before = 0
+
+    @property
+    def audited(self) -> list[Situation]:
+        """What was planned for each optimizer, while the run lasts; empty before its first batch."""
+        return list(self._situations)
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Begin anew."""
@@ -222,7 +227,9 @@ class ScheduleAudit(Callback):
         if not boards or not trainer.is_global_zero or trainer.fast_dev_run or not self._situations:
             return
         curves: dict[str, Points] = {
-            f"{name} planned" if used else name: curve for one in self._situations for name, curve in _curves(one)
+            f"{name} planned" if used else name: curve
+            for one in self._situations
+            for name, curve in planned_curves(one)
         }
         if used and self._followup is not None:
             curves |= {f"{name} used": curve for name, curve in self._followup.curves.items()}
@@ -273,8 +280,14 @@ def _span(planned: list[PlannedLR], field: str) -> str:
     return f"{min(values):.4g} to {max(values):.4g}"
 
 
-def _curves(situation: Situation) -> list[tuple[str, Points]]:
-    """Return the planned LR of every group as (name, points), in stairs where nothing lies between the points."""
+def planned_curves(situation: Situation) -> list[tuple[str, Points]]:
+    """Return the planned LR of every group as (name, points), in stairs where nothing lies between the points.
+
+    Steps are counted from where the plan begins.
+
+    Args:
+        situation: One optimizer of the run.
+    """
     trace = situation.trace
     found: list[tuple[str, Points]] = []
     at = [*trace.at.tolist(), trace.updates]

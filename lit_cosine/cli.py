@@ -24,6 +24,7 @@ _COMMANDS = {
     "test": ("lit_cosine.runs:test", "measure a checkpoint on the held-out test rows"),
     "predict": ("lit_cosine.runs:predict", "write a checkpoint's class probabilities of the test rows"),
     "compare": ("lit_cosine.compare_command:compare_schedules", "train under many schedules at once, and compare them"),
+    "board": ("lit_cosine.board:board", "show a folder of runs in TensorBoard"),
     "preview": ("lit_cosine.preview:preview", "draw schedules before anything is trained"),
 }
 

@@ -141,7 +141,7 @@ def _compare(options: argparse.Namespace, console: Console) -> None:
     if len(found.seeds) == 1:
         console.print("One seed: differences have no interval. Give --seeds at least 2.")
     console.print(f"Written to {folder}: {', '.join(path.name for path in paths.values())}", soft_wrap=True)
-    console.print(f"Show the curves: tensorboard --logdir {paths['tensorboard']}", soft_wrap=True)
+    console.print(f"Show the curves: lit-cosine board {paths['tensorboard']}", soft_wrap=True)
 
 
 def _claims(options: argparse.Namespace, console: Console) -> None:

@@ -185,6 +185,8 @@ class LitClassifier(SafeLoading, LightningModule):
                 metric.reset()  # of a run that was broken off
         datamodule = getattr(self.trainer, "datamodule", None)
         features, classes = (getattr(datamodule, name, None) for name in ("num_features", "num_classes"))
+        if features is not None:
+            self.example_input_array = torch.zeros(1, features)  # the graph that loggers draw
         if features is not None and classes is not None:  # of loaders of the user's own nothing is known
             self.check_network(features, classes)
 

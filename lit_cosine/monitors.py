@@ -20,8 +20,8 @@ from matplotlib.image import imsave
 from torch import Tensor
 from torch.optim import Optimizer
 
-from lit_cosine.events import Point, write_points
 from lit_cosine.plots import pixels, training_curves
+from lit_cosine.points import Point, write_points
 from lit_cosine.updates import UsedLRs
 
 __all__ = ["EpochLine", "LearningRateLogger", "TrainingCurves", "new_file"]

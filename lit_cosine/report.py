@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -21,12 +22,16 @@ from rich.table import Table
 from lit_cosine.claims import CLAIMS, Finding
 from lit_cosine.comparison import Comparison, Measure, Row
 from lit_cosine.ensemble import learning_rates
+from lit_cosine.events import write_hyperparameters, write_layout, write_success
+from lit_cosine.plots import pixels
+from lit_cosine.run_page import schedule_columns
 from lit_cosine.schedules import Cosine
 from lit_cosine.statistics import Mean, mean
 
 __all__ = ["MEASURES", "draw", "findings_table", "rows_as_records", "table", "write", "write_findings"]
 
 MEASURES: tuple[Measure, ...] = ("test_loss", "test_accuracy")
+_CURVES = {"train/loss": "train_loss", "val/loss": "val_loss", "val/accuracy": "val_accuracy"}
 
 
 def table(comparison: Comparison, measure: Measure = "test_loss") -> Table:
@@ -90,10 +95,11 @@ def write(comparison: Comparison, folder: Path, floors: Comparison | None = None
         "tables": records,
     }
     paths["results.json"].write_text(json.dumps(results, indent=1) + "\n")
-    draw(comparison, floors).savefig(paths["figure.png"], dpi=100)
+    figure = draw(comparison, floors)
+    figure.savefig(paths["figure.png"], dpi=100)
     paths["tensorboard"] = folder / "tensorboard"
     if not paths["tensorboard"].exists():
-        _write_tensorboard(comparison, paths["tensorboard"])
+        _write_tensorboard(comparison, paths["tensorboard"], figure)
     return paths
 
 
@@ -238,22 +244,39 @@ def _curve_records(comparison: Comparison) -> list[dict[str, Any]]:
     return records
 
 
-def _write_tensorboard(comparison: Comparison, folder: Path) -> None:
-    """Write a run for each schedule: its LR at every step and its mean losses, at its best LR."""
+def _write_tensorboard(comparison: Comparison, folder: Path, figure: Figure) -> None:
+    """Write a run for each schedule at its best LR: the LR of every step, means over seeds, and its row in HParams."""
     from torch.utils.tensorboard import SummaryWriter
 
+    description = comparison.description
     for index, (name, schedule) in enumerate(comparison.schedules.items()):
         best = comparison.best_lr(name)
         if best is None:
             continue
-        with SummaryWriter(str(folder / name.replace("/", "_"))) as writer:
-            rates = learning_rates([schedule], [comparison.lrs[best]], comparison.total_steps)
+        peak, members = comparison.lrs[best], comparison.members[:, index, best]
+        run = f"{name} lr={peak:g}".replace("/", "_")
+        with SummaryWriter(str(folder / run)) as writer:
+            rates = learning_rates([schedule], [peak], comparison.total_steps)
             for step, lr in enumerate(rates[:, 0].tolist()):
                 writer.add_scalar("lr", lr, step)
-            for field in ("train_loss", "val_loss", "val_accuracy"):
-                for epoch, column in enumerate(comparison.members[field][:, index, best].T):
-                    at = (epoch + 1) * comparison.steps_per_epoch
-                    writer.add_scalar(field, mean(column).value, at)
+            for tag, field in _CURVES.items():
+                for epoch, column in enumerate(members[field].T):
+                    writer.add_scalar(tag, mean(column).value, (epoch + 1) * comparison.steps_per_epoch - 1)
+            for measure in MEASURES:
+                writer.add_scalar(measure.replace("_", "/"), mean(members[measure]).value, comparison.total_steps)
+            write_layout(writer)
+            row = {
+                **schedule_columns(schedule),
+                "lr": peak,
+                "interval": "step",
+                "epochs": comparison.epochs,
+                "batch_size": description["batch_size"],
+                "data": folder.parent.name,
+            }
+            write_hyperparameters(writer, row, run, time.time())
+            write_success(writer, time.time())
+            if index == 0:  # the picture is of all of them
+                writer.add_image("comparison", pixels(figure), comparison.total_steps, dataformats="HWC")
 
 
 def _write_csv(path: Path, records: list[dict[str, Any]]) -> None:

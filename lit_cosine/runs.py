@@ -10,6 +10,7 @@ import csv
 import math
 import os
 import re
+import shlex
 import shutil
 import signal
 import warnings
@@ -30,6 +31,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from lit_cosine.audit import ScheduleAudit
 from lit_cosine.checkpoint import ExactResume
 from lit_cosine.checkpoint_io import CheckpointWriteError, SafeCheckpointIO
+from lit_cosine.dashboard import Dashboard
 from lit_cosine.data import TabularDataModule
 from lit_cosine.model import LitClassifier
 from lit_cosine.monitors import EpochLine, LearningRateLogger, TrainingCurves, new_file
@@ -85,7 +87,7 @@ def train(arguments: Sequence[str]) -> None:
         if where:
             rank_zero_only(print)(f"{what}: {_shown(where)}")
     if trainer.logger:
-        rank_zero_only(print)(f"Show them: tensorboard --logdir {root}")
+        rank_zero_only(print)(f"Show them: lit-cosine board {root}")
 
 
 def test(arguments: Sequence[str]) -> None:
@@ -135,6 +137,7 @@ class _CLI(LightningCLI):
 
     def __init__(self, command: str, arguments: Sequence[str], callbacks: Sequence[Callback] = ()) -> None:
         self._command = command
+        self._arguments = arguments
         self._callbacks = callbacks
         super().__init__(
             LitClassifier,
@@ -232,7 +235,9 @@ class _CLI(LightningCLI):
                 kwargs["logger"] = TensorBoardLogger(folder, name="", version="", default_hp_metric=False)
             if self.config["audit"] != "off":
                 extra.insert(0, ScheduleAudit(self.config["audit"]))
-            extra += [LearningRateLogger(), TrainingCurves(), EpochLine()]
+            told = self.parser.dump(self.config, skip_none=False)
+            page = Dashboard(shlex.join(["lit-cosine", self._command, *self._arguments]), told)
+            extra += [LearningRateLogger(), page, TrainingCurves(), EpochLine()]
             if config["enable_checkpointing"] is not False:
                 settings = dict(self.config_init["checkpoint"].items())
                 if config["limit_val_batches"] == 0:

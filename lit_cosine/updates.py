@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor
 from torch.optim import Optimizer
 
-from lit_cosine.events import Point
+from lit_cosine.points import Point
 from lit_cosine.trainer import lr_names, skipped_update
 
 __all__ = ["UsedLRs"]

@@ -2,6 +2,7 @@ import math
 import os
 import re
 import signal
+from contextlib import nullcontext
 from datetime import timedelta
 
 import pytest
@@ -104,7 +105,7 @@ def test_time_between_checkpoints(tmp_path):
 
 
 @pytest.mark.parametrize(("name", "status"), [("SIGTERM", 143), ("SIGINT", 130)])
-@pytest.mark.parametrize(("accumulate", "batch", "stops_at"), [(1, 2, 3), (4, 1, 1), (4, 4, 2)])
+@pytest.mark.parametrize(("accumulate", "batch", "stops_at"), [(1, 2, 3), (1, 5, 6), (4, 1, 1), (4, 4, 2)])
 def test_a_signal_waits_for_the_update_and_leaves_a_checkpoint(tmp_path, name, status, accumulate, batch, stops_at):
     class Signal(Callback):
         def on_train_batch_start(self, trainer, pl_module, _, batch_idx):
@@ -241,7 +242,12 @@ def test_the_best_is_found_again_whatever_a_kill_left(tmp_path):
     for path in folder.glob("*.ckpt"):
         if path.name != "last.ckpt":  # the first to be written
             path.unlink()
-    run, model, data = build(tmp_path, max_epochs=2)
+
+    class Look(Callback):
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            assert trainer.global_step > BATCHES or (folder / "best.ckpt").exists()
+
+    run, model, data = build(tmp_path, max_epochs=2, callbacks=[Look()])
     run.fit(model, data, ckpt_path="last")
     losses = {path.name: read_checkpoint(path)["callbacks"]["ExactResume"]["best"][0] for path in folder.glob("*.ckpt")}
     assert losses["best.ckpt"] == min(losses.values())
@@ -249,8 +255,32 @@ def test_the_best_is_found_again_whatever_a_kill_left(tmp_path):
 
 
 def test_the_best_of_another_folder_is_not_ones_own(tmp_path):
-    finish(tmp_path, max_epochs=1)
+    finish(tmp_path, max_epochs=2)
     checkpoints = ExactResume(tmp_path / "new", monitor=None)
     run, model, data = build(tmp_path, checkpoints=checkpoints, max_epochs=2)
-    run.fit(model, data, ckpt_path=tmp_path / "checkpoints" / "epoch=0-step=4.ckpt")
+    run.fit(model, data, ckpt_path=tmp_path / "checkpoints" / "epoch=1-step=8.ckpt")
     assert checkpoints.best_model_path == ""
+
+
+@pytest.mark.parametrize("accumulate", [1, 4])
+def test_a_chain_of_stops_at_the_ends_of_epochs_and_within_them(tmp_path, accumulate):
+    whole = finish(tmp_path / "whole", accumulate=accumulate)
+    stops = [(0, 5), (1, 0), (1, 5), (2, 2)]
+
+    class Stop(Callback):
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            if stops and (trainer.current_epoch, batch_idx) == stops[0]:
+                stops.pop(0)
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    rows, path = [], None
+    for last_run in (False, False, False, False, True):
+        trace = Trace()
+        checkpoints = ExactResume(tmp_path / "c")
+        run, model, data = build(
+            tmp_path, accumulate=accumulate, trace=trace, checkpoints=checkpoints, callbacks=[Stop()]
+        )
+        with nullcontext() if last_run else pytest.raises(SystemExit):
+            run.fit(model, data, ckpt_path=path)
+        rows, path = rows + trace.rows, "last"
+    assert (rows, weights(model), run.global_step) == whole

@@ -56,13 +56,21 @@ def test_writing_twice_gives_the_same_files(found: Comparison, tmp_path: Path) -
 
 def test_tensorboard_has_a_run_for_each_schedule_with_its_lr_beside_its_loss(found: Comparison, tmp_path: Path) -> None:
     folder = write(found, tmp_path)["tensorboard"]
-    assert sorted(path.name for path in folder.iterdir()) == ["constant", "cosine"]
-    events = EventAccumulator(str(folder / "cosine"), size_guidance={"scalars": 0}).Reload()
     best = found.best_lr("cosine")
+    runs = {path.name.partition(" lr=")[0]: path for path in folder.iterdir()}
+    assert sorted(runs) == ["constant", "cosine"]
+    assert runs["cosine"].name == f"cosine lr={found.lrs[best]:g}"
+    events = EventAccumulator(str(runs["cosine"]), size_guidance={"scalars": 0}).Reload()
     lrs = [event.value for event in events.Scalars("lr")]
     assert lrs == pytest.approx([found.lrs[best] * Cosine(end=0.1)(k / 6) for k in range(6)], rel=1e-6)
     val = found.members["val_loss"][:, 1, best].mean(axis=0)
-    assert [event.value for event in events.Scalars("val_loss")] == pytest.approx(val.tolist(), rel=1e-6)
+    assert [(event.step, event.value) for event in events.Scalars("val/loss")] == [
+        (step, pytest.approx(value, rel=1e-6)) for step, value in zip((2, 5), val, strict=True)
+    ]
+    tested = found.members["test_accuracy"][:, 1, best].mean()
+    assert [event.value for event in events.Scalars("test/accuracy")] == [pytest.approx(tested, rel=1e-6)]
+    assert "custom_scalars__config__" in events.Tags()["tensors"]
+    assert "comparison" in EventAccumulator(str(runs["constant"])).Reload().Tags()["images"]
 
 
 def test_the_figure_has_its_four_panels(found: Comparison) -> None:

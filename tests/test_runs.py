@@ -47,7 +47,7 @@ def test_train_prints_the_articles_lines_and_says_where_everything_is(capsys):
     ]
     said = dict(line.split(": ", 1) for line in out.splitlines() if not line.startswith("Epoch"))
     assert said.keys() == {"Test accuracy", "Checkpoint", "Figure", "Logs", "Show them"}
-    assert said["Show them"] == "tensorboard --logdir runs"
+    assert said["Show them"] == "lit-cosine board runs"
     assert Path(said["Figure"]).read_bytes().startswith(b"\x89PNG")
     served = EventAccumulator(said["Logs"], size_guidance={"scalars": 0}).Reload()
     after_epochs = [event.value for event in served.Scalars("lr-Adam")][2::2]
