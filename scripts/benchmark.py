@@ -258,6 +258,9 @@ def compare(args: argparse.Namespace) -> list[Row]:
         if row.name == ours:
             times = 1.0 / statistics.median(row.ratios)
             print(f"{row.name}: {times:.0f} times {row.baseline}, {1 / row.seconds:.0f} trainings/s", file=sys.stderr)
+    for name, (workers, _) in contenders.items():
+        cpu = statistics.median(workers.cpu[1:])
+        print(f"{name}: {cpu * 1e3:.2f} ms of CPU time a training", file=sys.stderr)
     for workers in (loop, stacked, jax):
         workers.close()
     return rows
@@ -273,7 +276,8 @@ def compare_size(args: argparse.Namespace) -> list[Row]:
     names = {f"{members:,} members": (engine.train, members) for members, engine in engines.items()}
     rows = _per_member(names, args.runs)
     for members, engine in engines.items():
-        print(f"{members:,} members: peak {engine.peak:.0f} MiB", file=sys.stderr)
+        cpu = statistics.median(engine.cpu[1:])
+        print(f"{members:,} members: {cpu * 1e3:.2f} ms of CPU time each, peak {engine.peak:.0f} MiB", file=sys.stderr)
         engine.close()
     return rows
 

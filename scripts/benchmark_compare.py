@@ -154,8 +154,9 @@ def _serve(way: str, options: dict[str, Any], pipe: Connection) -> None:
         return
     pipe.send(time.perf_counter() - start)
     while members := pipe.recv():
+        before = time.process_time()
         trainer.train(members)
-        pipe.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+        pipe.send((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, (time.process_time() - before) / members))
 
 
 class Workers:
@@ -169,6 +170,7 @@ class Workers:
     Attributes:
         preparation: Seconds that the slowest took to get ready; or the name of a module that is missing.
         peak: Peak memory of the largest process so far, in MiB.
+        cpu: For each call, the CPU seconds of a training: what is left of the time when others want the cores too.
     """
 
     def __init__(self, way: str, processes: int = 1, **options: Any) -> None:
@@ -185,12 +187,15 @@ class Workers:
         self.missing = next((value for value in ready if isinstance(value, str)), None)
         self.preparation = 0.0 if self.missing else max(ready)
         self.peak = 0.0
+        self.cpu: list[float] = []
 
     def train(self, members: int) -> None:
         """Train ``members`` in all, and wait for the last."""
         for pipe in self._pipes:
             pipe.send(members // len(self._pipes))
-        self.peak = max(pipe.recv() for pipe in self._pipes) / 1024
+        answers = [pipe.recv() for pipe in self._pipes]
+        self.peak = max(peak for peak, _ in answers) / 1024
+        self.cpu.append(sum(cpu for _, cpu in answers) / len(answers))
 
     def close(self) -> None:
         """Send the processes home."""
