@@ -113,3 +113,14 @@ def test_more_questions_make_wider_intervals() -> None:
     alone, together = paired_differences(pairs[:1])[0], paired_differences(pairs)[0]
     assert together.high - together.low > alone.high - alone.low
     assert together.value == alone.value
+
+
+def test_after_the_first_hypothesis_that_is_kept_no_interval_leaves_out_zero() -> None:
+    # three p-values of 0.03, 0.035 and 0.04: the last is below 0.05 / 1, but Holm stops at 0.03 > 0.05 / 3
+    spread = np.linspace(-1.0, 1.0, 9)
+    error = stats.sem(spread)
+    pairs = [(spread + stats.t.isf(p / 2, 8) * error, np.zeros(9)) for p in (0.03, 0.035, 0.04)]
+    results = paired_differences(pairs)
+    assert [stats.ttest_rel(*pair).pvalue for pair in pairs] == pytest.approx([0.03, 0.035, 0.04], rel=1e-9)
+    assert [result.p for result in results] == pytest.approx([0.09] * 3, rel=1e-9)
+    assert all(result.low < 0.0 < result.high for result in results)
