@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -78,6 +79,12 @@ def test_two_in_a_trainer_of_the_other_namespace_are_refused() -> None:
         trainer(*callbacks, cls=pytorch_lightning.Trainer, max_epochs=1).fit(OtherNet())
 
 
+def environment(home: Path) -> dict[str, str]:
+    """These tests' helpers and the package they lie beside, and nothing of the machine."""
+    tests = Path(__file__).parent
+    return {"PYTHONPATH": f"{tests}{os.pathsep}{tests.parent}", "PATH": "", "HOME": str(home)}
+
+
 PROJECT = """
 from lightning.pytorch.cli import LightningCLI
 from nets import Net
@@ -105,8 +112,7 @@ def test_a_cli_project_adds_the_schedule_by_yaml_alone(tmp_path: Path) -> None:
     (tmp_path / "project.py").write_text(PROJECT)
     (tmp_path / "run.yaml").write_text(CONFIG)
     command = [sys.executable, "project.py", "fit", "--config", "run.yaml"]
-    environment = {"PYTHONPATH": str(Path(__file__).parent), "PATH": "", "HOME": str(tmp_path)}
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment, check=False)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment(tmp_path), check=False)
     assert done.returncode == 0, done.stderr
     line = next(line for line in done.stdout.splitlines() if line.startswith("LRS "))
     assert json.loads(line.removeprefix("LRS ")) == expected(2)
@@ -147,10 +153,11 @@ run.fit(model)
 
 def test_two_processes_are_one(tmp_path: Path) -> None:
     (tmp_path / "job.py").write_text(TWO_PROCESSES)
-    environment = {"PYTHONPATH": str(Path(__file__).parent), "PATH": "", "HOME": str(tmp_path)}
     for devices in (1, 2):
         command = [sys.executable, "job.py", str(devices), str(tmp_path)]
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment, check=False)
+        done = subprocess.run(
+            command, cwd=tmp_path, capture_output=True, text=True, env=environment(tmp_path), check=False
+        )
         assert done.returncode == 0, done.stderr
     one, first, second = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("1-0", "2-0", "2-1"))
     assert len(one["lrs"]) == 8
