@@ -122,17 +122,24 @@ def _compare(options: argparse.Namespace, console: Console) -> None:
         "num_nodes": options.num_nodes,
         "one_by_one": options.one_by_one,
     }
-    found = _watched(
-        "schedules", make, data, schedules, folder=folder / "trainings", baseline=options.baseline, **common
-    )
+
+    def draw_schedules() -> None:
+        picture = folder / "schedules.png"
+        if picture.exists():  # drawn by a forked process, or by the run that this one continues
+            return
+        rows, batch_size = len(data.train_dataloader().dataset), options.batch_size or data.batch_size  # type: ignore[arg-type]
+        steps = list(range(options.max_epochs * -(-rows // batch_size)))
+        curves = {name: (steps, schedule.sample(len(steps))) for name, schedule in schedules.items()}
+        schedule_curves(curves, "Factor of the initial LR").savefig(picture)
+        console.print(f"The schedules are drawn: {picture}", soft_wrap=True)
+
+    where = {"folder": folder / "trainings", "baseline": options.baseline}
+    found = _watched("schedules", make, data, schedules, begun=draw_schedules, **where, **common)
     floors = None
     if options.schedules is None and not options.one_by_one:
         floors = _watched("floors", make, data, FLOORS, folder=folder / "floors", **common)
     if not _first():
         return
-    steps = list(range(found.total_steps))
-    curves = {name: (steps, schedule.sample(len(steps))) for name, schedule in schedules.items()}
-    schedule_curves(curves, "Factor of the initial LR").savefig(folder / "schedules.png")
     paths = write(found, folder, floors)
     for measure in MEASURES:
         console.print(table(found, measure))
@@ -183,9 +190,17 @@ def _evidence(options: argparse.Namespace, name: str, folder: Path) -> Evidence:
 
 
 def _watched(
-    what: str, network: Callable[[], nn.Module], data: Any, schedules: dict[str, Schedule], **options: Any
+    what: str,
+    network: Callable[[], nn.Module],
+    data: Any,
+    schedules: dict[str, Schedule],
+    begun: Callable[[], None] | None = None,
+    **options: Any,
 ) -> Comparison:
-    """Compare under a progress bar on stderr, with the trainings done and the time left."""
+    """Compare under a progress bar on stderr, with the trainings done and the time left.
+
+    ``begun`` is called by the process that writes, as soon as trainings are done: the folder is ours by then.
+    """
     seeds = options["seeds"]
     total = len(schedules) * len(options["lrs"]) * (seeds if isinstance(seeds, int) else len(seeds))
     columns = (
@@ -197,6 +212,10 @@ def _watched(
         task = bar.add_task(what, total=total)
 
         def show(trained: int) -> None:
+            nonlocal begun
+            if begun is not None and _first():
+                begun()
+                begun = None
             bar.update(task, completed=trained, refresh=True)
 
         found = compare(network, data, schedules, on_progress=show, **options)

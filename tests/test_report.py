@@ -111,7 +111,8 @@ def test_the_command_writes_its_folder_and_continues_it(tmp_path: Path, capsys: 
     options = ["compare", "--data", "wine", "--seeds", "2", "--lrs", "0.01", "--max-epochs", "1", "--devices", "1"]
     assert main([*options, "--folder", str(tmp_path / "run")]) == 0
     out = capsys.readouterr().out
-    assert "test accuracy" in out
+    assert out.index("The schedules are drawn") < out.index("test accuracy")
+    assert (tmp_path / "run" / "schedules.png").stat().st_size > 10_000
     assert "warmup-stable-decay" in out
     figure = (tmp_path / "run" / "figure.png").read_bytes()
     assert main([*options, "--folder", str(tmp_path / "run")]) == 0
