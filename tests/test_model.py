@@ -1,3 +1,4 @@
+import csv
 import subprocess
 import sys
 
@@ -9,7 +10,9 @@ from lightning.pytorch.plugins import MixedPrecision
 from torch import nn
 from torchmetrics.classification import MulticlassAccuracy
 
+import lit_cosine.model
 from lit_cosine import Cosine, LitClassifier, Restarts, SimpleNN, SyntheticDataModule, TabularDataModule
+from lit_cosine.model import Accuracy, MeanLoss
 
 
 @pytest.fixture(autouse=True)
@@ -227,7 +230,7 @@ def unsaved(path, **arguments):
     return trainer(path, enable_checkpointing=False, **arguments)
 
 
-def test_metrics_are_lightnings_and_torchmetrics_own_of_logging_at_every_step(tmp_path):
+def test_metrics_are_those_of_logging_at_every_step(tmp_path):
     class Logs(LitClassifier):
         """The same step written as Lightning's documentation does."""
 
@@ -251,10 +254,36 @@ def test_metrics_are_lightnings_and_torchmetrics_own_of_logging_at_every_step(tm
         logger = CSVLogger(tmp_path, version=cls.__name__)
         run = unsaved(tmp_path, max_epochs=3, logger=logger, log_every_n_steps=1)
         run.fit(cls(), SyntheticDataModule(n_samples=200, batch_size=30))
-        seen.append(
-            (dict(run.callback_metrics), (tmp_path / "lightning_logs" / cls.__name__ / "metrics.csv").read_text())
-        )
-    assert seen[0] == seen[1]  # to the last bit
+        with (tmp_path / "lightning_logs" / cls.__name__ / "metrics.csv").open(newline="") as file:
+            seen.append(list(csv.DictReader(file)))
+    assert len(seen[0]) == len(seen[1]) == 6  # training and validation of 3 epochs
+    for theirs, ours in zip(*seen, strict=True):
+        assert ours.keys() == theirs.keys()
+        for name, value in theirs.items():
+            if value and "loss" in name:  # to the rounding of a sum
+                assert float(ours[name]) == pytest.approx(float(value), rel=1e-6)
+            else:
+                assert ours[name] == value
+
+
+def test_windows_of_batches_make_the_mean_of_one(monkeypatch):
+    torch.manual_seed(1)
+    logits, labels = torch.randn(100, 3), torch.randint(3, (100,))
+    expected = (logits.argmax(1) == labels).double().mean().item()
+    for window in (1, 4, 64):
+        monkeypatch.setattr(lit_cosine.model, "_WINDOW", window)
+        accuracy, loss = Accuracy(), MeanLoss()
+        for part, own in zip(logits.split(9), labels.split(9), strict=True):
+            accuracy.keep(part, own)
+            loss.keep(part.mean(), own)
+            assert len(accuracy._kept) < max(window, 2)
+        assert accuracy.compute().item() == pytest.approx(expected, rel=1e-7)
+        assert loss.compute().item() == pytest.approx(logits.mean().item(), rel=1e-5)
+        accuracy.keep(logits[:9], labels[:9])
+        accuracy.reset()
+        accuracy.keep(logits[9:], labels[9:])
+        accuracy.compute()
+        assert accuracy.rows == 91
 
 
 class Breaks(Callback):
@@ -288,7 +317,7 @@ def test_after_a_run_that_broke_off_the_next_measures_its_own_rows_alone(tmp_pat
     model = LitClassifier()
     with pytest.raises(RuntimeError, match="broken off"):
         unsaved(tmp_path, callbacks=[Breaks()]).fit(model, small_data())
-    assert model.train_loss.rows == 40
+    assert len(model.train_loss._kept) == 1  # of two batches, the first is reduced at once
     run = unsaved(tmp_path, max_epochs=1)
     run.fit(model, small_data())
     assert {"train/loss", "train/accuracy", "val/loss"} <= run.callback_metrics.keys()
