@@ -44,6 +44,9 @@ HYPERPARAMETERS = {
 }
 """Name -> title, description, whether it is a number."""
 
+# TensorBoard shows five columns until it is told otherwise, first those that are said to differ
+_SHOWN = ("schedule", "parameters", "lr", "interval", "warmup")
+
 METRICS = {
     "val/loss": ("validation loss", "after the last epoch"),
     "val/accuracy": ("validation accuracy", "after the last epoch, of 1"),
@@ -104,6 +107,7 @@ def write_hyperparameters(writer: Any, values: Mapping[str, str | float | bool],
                 name=key,
                 display_name=title,
                 description=description,
+                differs=key in _SHOWN,
                 type=api_pb2.DATA_TYPE_FLOAT64 if numeric else api_pb2.DATA_TYPE_STRING,
             )
             for key, (title, description, numeric) in HYPERPARAMETERS.items()

@@ -14,9 +14,22 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-__all__ = ["pixels", "schedule_curves", "training_curves"]
+__all__ = ["pixels", "schedule_curves", "style", "training_curves"]
 
 Points = tuple[Sequence[float], Sequence[float]]
+
+# Okabe and Ito's colours, which no colour blindness confuses, without the yellow that white swallows
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+_LINES = ("-", "--", "-.", ":")
+
+
+def style(index: int) -> dict[str, Any]:
+    """Return how curve ``index`` is drawn: the first 28 differ in colour and line, and one shows beneath another.
+
+    >>> style(0), style(1)
+    ({'color': '#0072B2', 'linestyle': '-'}, {'color': '#D55E00', 'linestyle': '--'})
+    """
+    return {"color": _COLOURS[index % len(_COLOURS)], "linestyle": _LINES[index % len(_LINES)]}
 
 
 def training_curves(lrs: Mapping[str, Points], losses: Mapping[str, Points], epoch_ends: Mapping[int, int]) -> Figure:
@@ -33,11 +46,12 @@ def training_curves(lrs: Mapping[str, Points], losses: Mapping[str, Points], epo
     """
     figure = Figure(figsize=(12, 4.5), layout="constrained")
     left, right = figure.subplots(1, 2)
-    for name, (steps, values) in lrs.items():
-        left.step(steps, values, where="post", label=name)
-    for name, (steps, values) in losses.items():
+    for index, (name, (steps, values)) in enumerate(lrs.items()):
+        left.step(steps, values, where="post", label=name, **style(index))
+    for index, (name, (steps, values)) in enumerate(losses.items()):
         few = len(steps) <= 50
-        right.plot(steps, values, marker="o" if few else "", markersize=4, linewidth=1.5 if few else 0.8, label=name)
+        drawn = {"marker": "o", "linewidth": 1.5} if few else {"linewidth": 0.8}
+        right.plot(steps, values, markersize=4, label=name, **drawn, **style(index))
     _label(left, "Learning rate", "learning rate", epoch_ends)
     _label(right, "Loss", "loss", epoch_ends)
     return figure
@@ -56,8 +70,8 @@ def schedule_curves(curves: Mapping[str, Points], title: str = "Learning rate") 
     """
     figure = Figure(figsize=(8, 4), layout="constrained")
     axes = figure.subplots()
-    for name, (steps, values) in curves.items():
-        axes.plot(steps, values, label=name)
+    for index, (name, (steps, values)) in enumerate(curves.items()):
+        axes.plot(steps, values, label=name, **style(index))
     axes.set_ylim(bottom=0.0)
     _label(axes, title, "learning rate", {})
     return figure

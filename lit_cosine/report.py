@@ -19,11 +19,11 @@ import numpy as np
 from matplotlib.figure import Figure
 from rich.table import Table
 
+from lit_cosine import plots
 from lit_cosine.claims import CLAIMS, Finding
 from lit_cosine.comparison import Comparison, Measure, Row
 from lit_cosine.ensemble import learning_rates
 from lit_cosine.events import write_hyperparameters, write_layout, write_success
-from lit_cosine.plots import pixels
 from lit_cosine.run_page import schedule_columns
 from lit_cosine.schedules import Cosine
 from lit_cosine.statistics import Mean, mean
@@ -140,7 +140,7 @@ def draw(comparison: Comparison, floors: Comparison | None = None) -> Figure:
     steps = np.arange(comparison.total_steps)
     ends = np.arange(1, comparison.epochs + 1) * comparison.steps_per_epoch
     for index, (name, schedule) in enumerate(comparison.schedules.items()):
-        style: dict[str, Any] = {"color": f"C{index % 10}", "linestyle": ("-", "--", ":")[index // 10 % 3]}
+        style: dict[str, Any] = plots.style(index)
         lrs.plot(steps, schedule.sample(comparison.total_steps), label=name, **style)
         best = comparison.best_lr(name)
         if best is not None:
@@ -276,7 +276,7 @@ def _write_tensorboard(comparison: Comparison, folder: Path, figure: Figure) -> 
             write_hyperparameters(writer, row, run, time.time())
             write_success(writer, time.time())
             if index == 0:  # the picture is of all of them
-                writer.add_image("comparison", pixels(figure), comparison.total_steps, dataformats="HWC")
+                writer.add_image("comparison", plots.pixels(figure), comparison.total_steps, dataformats="HWC")
 
 
 def _write_csv(path: Path, records: list[dict[str, Any]]) -> None:
