@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor
 from torch.optim import Optimizer
 
 from lit_cosine.audit import ScheduleAudit, planned_curves
@@ -26,7 +27,7 @@ from lit_cosine.events import (
     write_layout,
     write_success,
 )
-from lit_cosine.points import Point, board_of, write_points
+from lit_cosine.points import board_of, write_points
 from lit_cosine.run_page import configuration, hyperparameters, page
 from lit_cosine.situation import situations
 from lit_cosine.trainer import lr_names
@@ -37,14 +38,18 @@ _POINTS = 2000
 """Points of a planned curve: more than a screen is wide."""
 
 _SECONDS = 0.5
-"""Seconds that a gradient norm waits to be written."""
+"""Seconds that a point waits to be written."""
+
+_BUFFER = 1000
+"""Points that are written although they have not waited so long."""
 
 
 class Dashboard(Callback):
-    """Writes TensorBoard's pages of a run: layout, planned LR, HParams row, text, graph, and the gradient norm.
+    """Writes TensorBoard's pages of a run: layout, planned LR, HParams row, text, graph, and what each update cost.
 
     The layout "Schedule" is under Custom Scalars: planned and used LR, losses, metrics and gradient norm of all runs.
-    Gradient norm and training time go to loggers of every kind, the rest to TensorBoard. A run that is resumed in its
+    The loss of every update, the gradient norm and the training time go to loggers of every kind, the rest to
+    TensorBoard. A run that is resumed in its
     folder goes on without a zigzag: what the killed process wrote after the checkpoint is dropped.
 
     Give it beside LearningRateLogger, after ScheduleAudit where there is one (its findings are put into the text), and
@@ -75,7 +80,9 @@ class Dashboard(Callback):
 
     def _clear(self) -> None:
         self._written = False
-        self._norms: list[tuple[int, torch.Tensor, float]] = []
+        self._points: list[tuple[int, str, Tensor, float]] = []
+        self._window: list[Tensor] = []
+        self._updates = 0
         self._began = self._saved = time.monotonic()
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
@@ -95,6 +102,7 @@ class Dashboard(Callback):
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Drop what lies ahead in the files of a run that is resumed; begin to count the seconds."""
         self._clear()
+        self._updates = _updates(trainer)
         if trainer.global_step:
             for writer in self._boards(trainer):
                 begin_again(writer, trainer.global_step)
@@ -133,30 +141,39 @@ class Dashboard(Callback):
 
     def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Optimizer) -> None:
         """Measure the gradient norm, before clipping."""
-        step = trainer.global_step
+        step = _updates(trainer)
         if step % self.every_n_steps or not trainer.loggers:
             return
         parameters = (parameter for group in optimizer.param_groups for parameter in group["params"])
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
         if gradients:
-            norm = torch.nn.utils.get_total_norm(gradients)
-            self._norms.append((step, norm.detach(), time.time()))
+            self._points.append((step, "train/gradient_norm", torch.nn.utils.get_total_norm(gradients), time.time()))
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Write norms that have waited long enough."""
-        if self._norms and time.monotonic() - self._saved >= _SECONDS:
+        """Keep the loss, one point for the batches of an update; write points that have waited long enough."""
+        loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
+        if isinstance(loss, Tensor) and trainer.loggers:
+            # Lightning hands the loss over divided by the length of the window
+            self._window.append(loss.detach() * trainer.accumulate_grad_batches)
+        updates = _updates(trainer)
+        if updates != self._updates and self._window:
+            loss = self._window[0] if len(self._window) == 1 else torch.stack(self._window).mean()
+            self._points.append((updates - 1, "train/loss_step", loss, time.time()))
+            self._window.clear()
+        self._updates = updates
+        if len(self._points) >= _BUFFER or (self._points and time.monotonic() - self._saved >= _SECONDS):
             self._write(trainer)
 
     def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
-        """Write the norms."""
+        """Write the points."""
         self._write(trainer)
 
     def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
-        """Write the norms that the checkpoint counts as done."""
+        """Write what the checkpoint counts as done."""
         self._write(trainer)
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
-        """Write the norms, the training time, and that the run came to its end."""
+        """Write the points, the training time, and that the run came to its end."""
         self._write(trainer)
         if trainer.fast_dev_run:
             return
@@ -166,20 +183,27 @@ class Dashboard(Callback):
             write_success(writer, now)
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
-        """Write the norms."""
+        """Write the points."""
         self._write(trainer)
 
     def _write(self, trainer: Any) -> None:
-        norms, self._norms, self._saved = self._norms, [], time.monotonic()
-        if not trainer.fast_dev_run:
-            points: list[Point] = [(step, {"train/gradient_norm": float(norm)}, when) for step, norm, when in norms]
-            write_points(trainer.loggers, points)
+        kept, self._points, self._saved = self._points, [], time.monotonic()
+        if not kept or trainer.fast_dev_run:
+            return
+        values = torch.stack([value.float() for _, _, value, _ in kept]).tolist()  # at once: the device is asked once
+        points = [(step, {tag: value}, when) for (step, tag, _, when), value in zip(kept, values, strict=True)]
+        write_points(trainer.loggers, points)
 
     def _boards(self, trainer: Any) -> list[Any]:
         """Return the SummaryWriters, in the process that has some."""
         if not trainer.is_global_zero:
             return []
         return [board for logger in trainer.loggers if (board := board_of(logger)) is not None]
+
+
+def _updates(trainer: Any) -> int:
+    """Return the updates made so far, of each optimizer."""
+    return int(trainer.global_step) // max(1, len(trainer.optimizers))
 
 
 def _thinned(steps: Sequence[float], lrs: Sequence[float], done: int) -> tuple[list[int], list[float]]:

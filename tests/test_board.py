@@ -52,7 +52,7 @@ def test_tensorboard_answers_what_ran_what_it_did_and_how_runs_differ(tmp_path, 
             for title, tags in charts.items()
         }
         assert shown["Learning rate"] == {"lr-Adam", "planned/lr-Adam"}
-        assert "train/loss" in shown["Training loss"]
+        assert shown["Training loss"] == {"train/loss", "train/loss_step"}
         assert shown["Validation and test loss"] == {"val/loss", "test/loss"}
         assert shown["Validation and test metrics"] == {"val/accuracy", "test/accuracy"}
         assert shown["Gradient norm"] == {"train/gradient_norm"}
@@ -104,7 +104,7 @@ def test_a_killed_run_that_is_resumed_has_one_unbroken_curve(tmp_path):
     read = EventAccumulator(str(tmp_path / "broken"), size_guidance={"scalars": 0}).Reload()  # in Python
     with served(tmp_path) as board:  # by the data server
         board.wait(lambda board: all(len(board.rows("val/loss")) == 2 for _ in range(2)))
-        for tag in ("lr-Adam", "planned/lr-Adam", "train/gradient_norm", "val/loss"):
+        for tag in ("lr-Adam", "planned/lr-Adam", "train/loss_step", "train/gradient_norm", "val/loss"):
             undisturbed = [(step, value) for _, step, value in board.scalars("whole", tag)]
             points = board.scalars("broken", tag)
             assert [(step, value) for _, step, value in points] == undisturbed
