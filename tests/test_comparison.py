@@ -40,6 +40,7 @@ def files(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
+@pytest.mark.xdist_group("processes")
 def test_one_process_two_processes_and_a_continued_run_give_the_same_files(tmp_path: Path) -> None:
     one = run(folder=tmp_path / "one")
     two = run(folder=tmp_path / "two", devices=2)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("processes")]
 
 REPORTING = """
 import json, os, signal, sys, warnings
@@ -132,6 +132,7 @@ set -eu
 ip link set lo up
 unshare --net sleep 600 & other=$!
 trap 'kill $other' EXIT
+until [ "$(readlink /proc/$other/ns/net)" != "$(readlink /proc/$$/ns/net)" ]; do sleep 0.05; done
 until ip link add name here type veth peer name there netns $other 2>/dev/null; do sleep 0.05; done
 ip addr add 10.77.0.1/24 dev here
 ip link set here up

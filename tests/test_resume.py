@@ -180,6 +180,7 @@ def test_a_malicious_checkpoint_is_refused_by_every_command(capsys):
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("processes")
 def test_two_processes_stop_together_go_on_and_end_as_one_would(tmp_path, capsys):
     same = ["--model.network.dropout=0", "--data.n_samples=110"]  # 88 rows: every batch divides by two
     assert train(*same, "--data.batch_size=22") == 0

@@ -151,6 +151,7 @@ run.fit(model)
 """
 
 
+@pytest.mark.xdist_group("processes")
 def test_two_processes_are_one(tmp_path: Path) -> None:
     (tmp_path / "job.py").write_text(TWO_PROCESSES)
     for devices in (1, 2):

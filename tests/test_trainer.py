@@ -457,6 +457,7 @@ for name, loader, warmup, settings in (
 """
 
 
+@pytest.mark.xdist_group("processes")
 def test_two_processes_use_one_learning_rate(tmp_path: Path) -> None:
     script = tmp_path / "two.py"
     script.write_text(TWO)
