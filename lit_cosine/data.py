@@ -143,6 +143,12 @@ class TabularDataModule(SafeLoading, LightningDataModule):  # type: ignore[misc]
         """Return the test part in batches of features alone, in the order of :meth:`test_dataloader`."""
         return self._loader(TensorRows(self._load()["test"].tensors[0]))
 
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Return the batch on ``device``; one that is there is not looked through for what could be moved."""
+        if type(batch) is tuple and all(isinstance(part, Tensor) and part.device == device for part in batch):
+            return batch
+        return super().transfer_batch_to_device(batch, device, dataloader_idx)
+
     def _train_sampler(self) -> EpochSampler:
         if self._sampler is None:
             self._sampler = EpochSampler(self._load()["train"], self.batch_size, self.seed)

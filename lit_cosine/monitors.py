@@ -65,6 +65,11 @@ class LearningRateLogger(_Listener):
     where an optimizer has several groups. A group that joins later gets a tag of its own and renames none. Other
     hyperparameters that LearningRateScheduler drives are written beside it: ``weight_decay-<optimizer class>``.
 
+    Args:
+        loss_tag: Tag under which the loss of every update is written too, such as ``"train/loss_step"``; None for not.
+            Batches that are accumulated into one update make one point, their mean; of several optimizers the updates
+            of the first count.
+
     Points are written in bundles, with the time at which each update was made: twice a second, at the end of 1000
     updates, of an epoch and of the run, with every checkpoint, and when training is interrupted. What a killed process
     leaves behind lacks at most the last second.
@@ -73,15 +78,21 @@ class LearningRateLogger(_Listener):
     >>> trainer = pl.Trainer(callbacks=[LearningRateLogger()], accelerator="cpu", logger=False)
     """
 
-    def __init__(self) -> None:
+    def __init__(self, loss_tag: str | None = None) -> None:
         super().__init__()
+        self.loss_tag = loss_tag
         self._written = 0.0
+        self._window: list[Tensor] = []
+        self._losses: list[tuple[int, Tensor]] = []
+        self._counted = 0
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Begin to listen to the optimizers, also for what a LearningRateScheduler drives besides the LR."""
         self._written = time.monotonic()
         driven = [getattr(callback, "schedules", {}) for callback in trainer.callbacks]
         self._used.attach(trainer, [key for schedules in driven for key in schedules if key != "lr"])
+        self._window.clear()
+        self._counted = self._used.done[0] if self._used.done else 0
 
     def state_dict(self) -> dict[str, Any]:
         """Return the number of updates made and the tags, as plain data."""
@@ -92,7 +103,15 @@ class LearningRateLogger(_Listener):
         self._used.done, self._used.tags = list(state_dict["done"]), [list(tags) for tags in state_dict["tags"]]
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Write a full buffer, or an old one."""
+        """Keep the loss; write a full buffer, or an old one."""
+        if self.loss_tag is not None:
+            _keep_loss(self._window, outputs, trainer)
+            done = self._used.done[0] if self._used.done else 0
+            if self._window and done > self._counted:
+                self._counted = done
+                loss = self._window[0] if len(self._window) == 1 else torch.stack(self._window).mean()
+                self._losses.append((done - 1, loss))
+                self._window.clear()
         if len(self._used.updates) >= _BUFFER or time.monotonic() - self._written >= _SECONDS:
             self._write(trainer)
 
@@ -120,8 +139,19 @@ class LearningRateLogger(_Listener):
         self._used.detach()
 
     def _write(self, trainer: Any) -> None:
-        write_points(trainer.loggers, self._used.take())
+        write_points(trainer.loggers, self._with_losses(self._used.take()))
         self._written = time.monotonic()
+
+    def _with_losses(self, points: Iterator[Point]) -> Iterator[Point]:
+        losses: dict[int, float] = {}
+        if self._losses:  # brought to the CPU all at once
+            values = torch.stack([loss for _, loss in self._losses]).tolist()
+            losses = dict(zip((step for step, _ in self._losses), values, strict=True))
+            self._losses.clear()
+        for step, lrs, when in points:
+            if step in losses:
+                lrs = {**lrs, str(self.loss_tag): losses.pop(step)}
+            yield step, lrs, when
 
 
 class TrainingCurves(_Listener):
@@ -170,10 +200,7 @@ class TrainingCurves(_Listener):
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Keep the loss; the batches that are accumulated into one update make one point."""
-        loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
-        if isinstance(loss, Tensor):
-            # Lightning hands the loss over divided by the length of the window
-            self._window.append(loss.detach() * trainer.accumulate_grad_batches)
+        _keep_loss(self._window, outputs, trainer)
         if not self._used.updates:
             return
         if self._window:
@@ -267,6 +294,14 @@ class EpochLine(Callback):
             parts.append(f"LR: {float(trainer.optimizers[0].param_groups[0]['lr']):.8f}")
         trainer.print(", ".join(parts))
         self._epoch = None
+
+
+def _keep_loss(window: list[Tensor], outputs: Any, trainer: Any) -> None:
+    """Append the loss of the batch, where ``training_step`` returned one."""
+    loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
+    if isinstance(loss, Tensor):
+        # Lightning hands the loss over divided by the length of the window
+        window.append(loss.detach() * trainer.accumulate_grad_batches)
 
 
 def _append(curve: Curve, step: int, value: float) -> None:

@@ -232,12 +232,14 @@ class _CLI(LightningCLI):
                 kwargs["default_root_dir"] = folder = self.resumed
                 check_hyperparameters(SafeCheckpointIO().load_checkpoint(str(self.ckpt_path)), self.model, folder)
             if config["logger"] in (None, True):
-                kwargs["logger"] = TensorBoardLogger(folder, name="", version="", default_hp_metric=False)
+                kwargs["logger"] = TensorBoardLogger(
+                    folder, name="", version="", default_hp_metric=False, max_queue=1000
+                )
             if self.config["audit"] != "off":
                 extra.insert(0, ScheduleAudit(self.config["audit"]))
             told = self.parser.dump(self.config, skip_none=False)
             page = Dashboard(shlex.join(["lit-cosine", self._command, *self._arguments]), told)
-            extra += [LearningRateLogger(), page, TrainingCurves(), EpochLine()]
+            extra += [LearningRateLogger(loss_tag="train/loss_step"), page, TrainingCurves(), EpochLine()]
             if config["enable_checkpointing"] is not False:
                 settings = dict(self.config_init["checkpoint"].items())
                 if config["limit_val_batches"] == 0:

@@ -93,7 +93,7 @@ def ours(epochs: int, parts: tuple[str, ...] = PARTS) -> None:
     """Train with lit_cosine, with some parts on."""
     callbacks: list[pl.Callback] = []
     if "logger" in parts:
-        callbacks.append(LearningRateLogger())
+        callbacks.append(LearningRateLogger(loss_tag="train/loss_step"))
     if "checkpoint" in parts:
         monitor = "val/loss" if "validation" in parts else "train/loss"
         callbacks.append(ModelCheckpoint(monitor=monitor, save_last=True))
@@ -114,7 +114,7 @@ def _trainer(epochs: int, parts: tuple[str, ...], callbacks: list[pl.Callback]) 
             max_epochs=epochs,
             accelerator="cpu",
             default_root_dir=folder,
-            logger=TensorBoardLogger(folder) if "logger" in parts else False,
+            logger=TensorBoardLogger(folder, max_queue=1000) if "logger" in parts else False,
             log_every_n_steps=1,
             limit_val_batches=1.0 if "validation" in parts else 0,
             num_sanity_val_steps=0,

@@ -190,3 +190,14 @@ def test_parts_that_would_be_empty_are_refused():
 def test_a_dataset_of_another_type_is_refused():
     with pytest.raises(TypeError, match=r"dataset must be \(features, labels\) or one of .*, got ndarray"):
         TabularDataModule(X)
+
+
+def test_a_batch_moves_only_where_it_is_not():
+    data = SyntheticDataModule()
+    cpu, meta = torch.zeros(2, 20), torch.zeros(2, 20, device="meta")
+    batch = (cpu, cpu)
+    assert data.transfer_batch_to_device(batch, torch.device("cpu"), 0) is batch
+    moved = data.transfer_batch_to_device((cpu, meta), torch.device("meta"), 0)
+    assert [part.device.type for part in moved] == ["meta", "meta"]
+    (moved,) = data.transfer_batch_to_device([cpu], torch.device("meta"), 0)
+    assert moved.device.type == "meta"

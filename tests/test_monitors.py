@@ -424,3 +424,46 @@ def test_the_trials_of_an_lr_finder_are_no_points(tmp_path):
     assert len(model.fallen) > 24  # it did try some
     assert run.logger.lrs()["lr-SGD"] == [(step, 0.1) for step in range(25)]
     assert lines(curves.figure.axes[0])["lr-SGD"] == [list(range(25)), [0.1] * 25]
+
+
+class Numbered(Falling):
+    """Its loss is the number of the batch."""
+
+    def training_step(self, batch, batch_idx):
+        return sum(self.weights) * 0 + batch_idx
+
+
+@LOGS_RARELY
+@pytest.mark.parametrize(
+    ("accumulated", "losses"), [(1, [0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0]), (3, [1.0, 4.0, 6.5])]
+)
+def test_the_loss_of_every_update_is_written_where_a_tag_is_given(tmp_path, accumulated, losses, monkeypatch):
+    for buffer in (1000, 2):
+        monkeypatch.setattr(lit_cosine.monitors, "_BUFFER", buffer)
+        callback = LearningRateLogger(loss_tag="train/loss_step")
+        run = trainer(tmp_path, callback, accumulate_grad_batches=accumulated)
+        run.fit(Numbered())
+        assert run.logger.points["train/loss_step"] == list(enumerate(losses * 2))
+        assert [step for step, _ in run.logger.points["lr-SGD"]] == list(range(2 * len(losses) + 1))
+    plain = trainer(tmp_path, LearningRateLogger(), max_epochs=1)
+    plain.fit(Numbered())
+    assert "train/loss_step" not in plain.logger.points
+
+
+@LOGS_RARELY
+@pytest.mark.parametrize("interruption", [RuntimeError, KeyboardInterrupt])
+def test_an_interruption_loses_no_loss_and_a_resumed_run_goes_on_with_the_next(tmp_path, interruption):
+    def act(run, step):
+        if step == 4:
+            run.save_checkpoint(tmp_path / "model.ckpt")
+        if step == 5:
+            raise interruption
+
+    broken = trainer(tmp_path, LearningRateLogger(loss_tag="train/loss_step"), Watch(act))
+    with pytest.raises((RuntimeError, SystemExit)):
+        broken.fit(Numbered())
+    assert broken.logger.points["train/loss_step"] == list(enumerate(map(float, range(5))))
+    resumed = trainer(tmp_path, LearningRateLogger(loss_tag="train/loss_step"), max_epochs=1)
+    with pytest.warns(UserWarning, match="resuming from a checkpoint that ended before the epoch"):
+        resumed.fit(Numbered(), ckpt_path=tmp_path / "model.ckpt", weights_only=True)
+    assert [step for step, _ in resumed.logger.points["train/loss_step"]] == [4, 5, 6, 7]
