@@ -110,6 +110,9 @@ def train_blocks(
         work(Fabric(accelerator="cpu", devices=1))
     else:
         strategy = "ddp" if launched else "ddp_fork"
+        if not launched:
+            # Fabric keeps the port of the last launch, on which the system may not let it listen again so soon
+            os.environ.pop("MASTER_PORT", None)
         with _quiet():
             Fabric(accelerator="cpu", devices=devices, num_nodes=num_nodes, strategy=strategy).launch(work)
     members: Members = grid.copy()

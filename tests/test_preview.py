@@ -129,7 +129,7 @@ def test_pictures(capsys, tmp_path):
     assert f"wrote {png}" in capsys.readouterr().out
     image = matplotlib.image.imread(png)
     colours = {tuple(pixel) for pixel in (image[..., :3] * 255).round().astype(int).reshape(-1, 3).tolist()}
-    assert {(31, 119, 180), (255, 127, 14)} <= colours  # matplotlib's first two: both curves are there
+    assert {(0x00, 0x72, 0xB2), (0xD5, 0x5E, 0x00)} <= colours  # Okabe and Ito's: both curves are there
     assert ElementTree.parse(svg).getroot().tag == "{http://www.w3.org/2000/svg}svg"
 
 

@@ -47,6 +47,8 @@ class Report(Callback):
 
 def run(name, road, path=None, callbacks=(), **arguments):
     trace = Trace()
+    if arguments.get("strategy") == "ddp_fork":
+        os.environ.pop("MASTER_PORT", None)  # Lightning would listen once more on a port that it has hardly left
     callbacks = [Report(name, trace), *callbacks]
     trainer, model, data = build(folder / name, road, trace=trace, callbacks=callbacks, **arguments)
     trainer.fit(model, data, ckpt_path=path)

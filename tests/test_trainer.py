@@ -423,7 +423,7 @@ def test_max_time_of_the_trainer_with_a_warmup_in_seconds() -> None:
 
 
 TWO = """
-import json, sys, time
+import json, os, sys, time
 from datetime import timedelta
 sys.path.insert(0, sys.argv[1])
 from torch.utils.data import DataLoader
@@ -453,6 +453,7 @@ for name, loader, warmup, settings in (
     ("timed", rows(40), "0.05s", {"max_epochs": -1, "max_time": timedelta(seconds=0.8)}),
 ):
     said = []
+    os.environ.pop("MASTER_PORT", None)  # Lightning would listen once more on a port that it has hardly left
     trainer(devices=2, strategy="ddp_fork", **settings).fit(Rank(finish), loader)
 """
 
