@@ -7,7 +7,7 @@ is the LR that the next one would have used.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from itertools import count
 from pathlib import Path
@@ -34,6 +34,12 @@ _BUFFER = 1000
 
 _SECONDS = 0.5
 """Seconds after which it is written although it is not full."""
+
+_SHARE, _FIRST_COST = 0.02, 1.0
+"""Share of the time that drawing may take, and the seconds that the first picture is taken to cost."""
+
+_KEPT = 1000
+"""Points of a curve that a checkpoint holds."""
 
 
 class _Listener(Callback):
@@ -157,8 +163,9 @@ class LearningRateLogger(_Listener):
 class TrainingCurves(_Listener):
     """Draws the LR and the losses over the run: a PNG beside the logs and an image in TensorBoard.
 
-    Drawn when training ends, also by an interruption. Works with any LightningModule whose ``training_step`` returns
-    its loss. A file of that name that is already there is left alone, the new one gets a number.
+    Drawn when training ends, also by an interruption, and before that at the ends of epochs, as often as costs two
+    percent of the time. Works with any LightningModule whose ``training_step`` returns its loss. A file of that name
+    that is already there is left alone, the new one gets a number; a resumed run draws the whole run into its own.
 
     Args:
         monitor: The validation loss, under the name it is logged by.
@@ -176,6 +183,7 @@ class TrainingCurves(_Listener):
         self.filename = filename
         self.path: Path | None = None
         self.figure: Figure | None = None
+        self._fits = True
         self._clear()
 
     def _clear(self) -> None:
@@ -184,19 +192,46 @@ class TrainingCurves(_Listener):
         self._epoch_ends: dict[int, int] = {}
         self._window: list[Tensor] = []
         self._pending: list[Tensor] = []
-        self._epoch_begins = 0
+        self._epoch_sum, self._epoch_count = 0.0, 0
         self._folder = Path()
+        self.path = None
+        self._drawn, self._cost = time.monotonic(), _FIRST_COST
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Begin new curves."""
         super().setup(trainer, pl_module, stage)
-        if stage == "fit":
+        self._fits = stage == "fit"
+        if self._fits:
             self._clear()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the curves, with no more points than a picture shows, and the picture's name."""
+        self._fetch()
+        return {
+            "lrs": {name: _as_tensors(curve) for name, curve in self._lrs.items()},
+            "losses": {name: _as_tensors(curve) for name, curve in self._losses.items()},
+            "epoch_ends": dict(self._epoch_ends),
+            "epoch": [self._epoch_sum, self._epoch_count],
+            "path": None if self.path is None else str(self.path),
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on with the curves of the run that is resumed."""
+        if not self._fits:
+            return  # the best checkpoint is tested: what was drawn of the whole run stays
+        self._lrs = {name: _as_lists(curve) for name, curve in state_dict["lrs"].items()}
+        self._losses = {name: _as_lists(curve) for name, curve in state_dict["losses"].items()}
+        self._epoch_ends = dict(state_dict["epoch_ends"])
+        self._epoch_sum, self._epoch_count = state_dict["epoch"]
+        self.path = None if state_dict["path"] is None else Path(state_dict["path"])
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Begin to listen to the optimizers."""
         super().on_train_start(trainer, pl_module)
         self._folder = Path(trainer.log_dir or trainer.default_root_dir)  # asks all ranks: not to be left to the end
+        if self.path is not None and self.path.parent != self._folder:
+            self.path = None  # resumed in another folder
+        self._drawn = time.monotonic()
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Keep the loss; the batches that are accumulated into one update make one point."""
@@ -216,10 +251,11 @@ class TrainingCurves(_Listener):
         self._fetch()
         done = max(self._used.done, default=0)
         self._epoch_ends[trainer.current_epoch + 1] = done
-        losses = self._losses["training"][1][self._epoch_begins :]
-        if losses:
-            _append(self._losses["training, epoch mean"], done, sum(losses) / len(losses))
-            self._epoch_begins += len(losses)
+        if self._epoch_count:
+            _append(self._losses["training, epoch mean"], done, self._epoch_sum / self._epoch_count)
+            self._epoch_sum, self._epoch_count = 0.0, 0
+        if (time.monotonic() - self._drawn) * _SHARE >= self._cost:
+            self._draw(trainer)
 
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
         """Keep the validation loss."""
@@ -230,20 +266,24 @@ class TrainingCurves(_Listener):
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         """Draw."""
         self._used.add_last()
+        self._used.detach()
         self._draw(trainer)
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         """Draw what there is."""
+        self._used.detach()
         self._draw(trainer)
 
     def _fetch(self) -> None:
         """Bring the pending losses to the CPU, all at once."""
         if self._pending:
-            self._losses["training"][1].extend(torch.stack(self._pending).tolist())
+            losses = torch.stack(self._pending).tolist()
+            self._losses["training"][1].extend(losses)
+            self._epoch_sum, self._epoch_count = self._epoch_sum + sum(losses), self._epoch_count + len(losses)
             self._pending.clear()
 
     def _draw(self, trainer: Any) -> None:
-        self._used.detach()
+        begin = time.monotonic()
         self._fetch()
         _extend(self._lrs, self._used.take())
         if not self._lrs or not trainer.is_global_zero or trainer.fast_dev_run:
@@ -251,12 +291,15 @@ class TrainingCurves(_Listener):
         self.figure = training_curves(
             self._lrs, {name: curve for name, curve in self._losses.items() if curve[0]}, self._epoch_ends
         )
-        self.path = new_file(self._folder / self.filename)
+        if self.path is None:
+            self.path = new_file(self._folder / self.filename)
         image = pixels(self.figure)  # drawn once for both
         imsave(self.path, image)
         for logger in trainer.loggers:
             if hasattr(logger.experiment, "add_image"):
                 logger.experiment.add_image("training_curves", image, max(self._used.done), dataformats="HWC")
+        self._drawn = time.monotonic()
+        self._cost = self._drawn - begin
 
 
 class EpochLine(Callback):
@@ -302,6 +345,17 @@ def _keep_loss(window: list[Tensor], outputs: Any, trainer: Any) -> None:
     if isinstance(loss, Tensor):
         # Lightning hands the loss over divided by the length of the window
         window.append(loss.detach() * trainer.accumulate_grad_batches)
+
+
+def _as_tensors(curve: Curve) -> list[Tensor]:
+    every = max(1, -(-len(curve[0]) // _KEPT))
+    # the last point always stays: a curve that is thinned still ends where it ended
+    return [torch.tensor(values[::-1][::every][::-1], dtype=torch.float64) for values in curve]
+
+
+def _as_lists(curve: Sequence[Tensor]) -> Curve:
+    steps, values = curve
+    return steps.long().tolist(), values.tolist()
 
 
 def _append(curve: Curve, step: int, value: float) -> None:

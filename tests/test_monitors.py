@@ -404,6 +404,54 @@ def test_curves_are_drawn_after_an_interruption_and_overwrite_nothing(tmp_path):
     assert (tmp_path / "training_curves.png").read_bytes() == b"somebody's"
 
 
+@LOGS_RARELY
+def test_the_picture_is_kept_current_in_one_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(lit_cosine.monitors, "_SHARE", math.inf)
+    curves = TrainingCurves()
+    run = trainer(tmp_path, curves, logger=TensorBoardLogger(tmp_path, name="", version=""), max_epochs=3)
+    run.fit(Falling())
+    images = EventAccumulator(str(tmp_path), size_guidance={"images": 0}).Reload().Images("training_curves")
+    assert [image.step for image in images] == [8, 16, 24, 24]
+    assert len({image.encoded_image_string for image in images[:3]}) == 3
+    assert [path.name for path in tmp_path.glob("*.png")] == ["training_curves.png"]
+    assert curves.path.read_bytes()
+
+
+@LOGS_RARELY
+def test_a_resumed_run_draws_the_whole_run_into_its_own_file(tmp_path, monkeypatch):
+    class Counted(Falling):
+        def training_step(self, batch, batch_idx):
+            return sum(self.weights) * 0 + self.trainer.global_step
+
+    def act(run, step):
+        if step == 11:
+            run.save_checkpoint(tmp_path / "model.ckpt")
+        if step == 13:
+            raise RuntimeError("stop")
+
+    monkeypatch.setattr(lit_cosine.monitors, "_SHARE", math.inf)
+    with pytest.raises(RuntimeError, match="stop"):
+        trainer(tmp_path, TrainingCurves(), Watch(act), max_epochs=3).fit(Counted())
+    curves = TrainingCurves()
+    run = trainer(tmp_path, curves, max_epochs=3)
+    with pytest.warns(UserWarning, match="resuming from a checkpoint that ended before the epoch"):
+        run.fit(Counted(), ckpt_path=tmp_path / "model.ckpt", weights_only=True)
+    lrs, losses = map(lines, curves.figure.axes)
+    assert lrs["lr-SGD"][0][:12] == list(range(12))
+    assert losses["training"][0][:12] == losses["training"][1][:12] == list(range(12))
+    assert losses["training, epoch mean"][1][:1] == [3.5]
+    assert [path.name for path in tmp_path.glob("*.png")] == ["training_curves.png"]
+
+
+def test_a_checkpoint_holds_no_more_points_than_a_picture_shows(monkeypatch):
+    monkeypatch.setattr(lit_cosine.monitors, "_KEPT", 4)
+    curves = TrainingCurves()
+    curves._lrs["lr"] = list(range(10)), [0.5 * step for step in range(10)]
+    again = TrainingCurves()
+    again.load_state_dict(curves.state_dict())
+    assert again._lrs == {"lr": ([0, 3, 6, 9], [0.0, 1.5, 3.0, 4.5])}
+
+
 class FindsOnTheWay(LearningRateFinder):
     def on_fit_start(self, trainer, pl_module):
         pass
