@@ -6,6 +6,7 @@ it loads with ``weights_only=True``.
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -234,9 +235,8 @@ class LitClassifier(SafeLoading, LightningModule):
         self.test_loss, self.test_accuracy = MeanLoss(), Accuracy()
 
     def __setattr__(self, name: str, value: Any) -> None:
-        # Lightning notes the name of every hook it calls here, some fifty times a step; a string is no parameter, and
-        # need not be looked at as one
-        if type(value) is str:
+        # Lightning notes here which hook it calls, some fifty times a step; that need not be looked at as a parameter
+        if name == "_current_fx_name":
             object.__setattr__(self, name, value)
         else:
             super().__setattr__(name, value)
@@ -286,6 +286,9 @@ class LitClassifier(SafeLoading, LightningModule):
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """Return the loss of one batch of (features, labels)."""
         return self._step("train", batch, self.train_loss, self.train_accuracy)
+
+    # Lightning asks for it at every batch; made once
+    training_step.__signature__ = inspect.signature(training_step)  # type: ignore[attr-defined]
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Measure one batch of (features, labels)."""
