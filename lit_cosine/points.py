@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from tensorboard.compat.proto.summary_pb2 import Summary
+
 __all__ = ["Point", "board_of", "write_points"]
 
 Point = tuple[int, dict[str, float], float]
@@ -42,6 +44,10 @@ def write_points(loggers: Sequence[Any], points: Iterable[Point]) -> None:
             if writer is None:
                 logger.log_metrics(values, step=step)
                 continue
-            for tag, value in values.items():
-                writer.add_scalar(f"{prefix}-{tag}" if prefix else tag, value, step, when)
+            # one event for all values of a step, where add_scalar writes one for each
+            scalars = [
+                Summary.Value(tag=f"{prefix}-{tag}" if prefix else tag, simple_value=value)
+                for tag, value in values.items()
+            ]
+            writer._get_file_writer().add_summary(Summary(value=scalars), step, when)
         logger.save()
