@@ -1,4 +1,4 @@
-"""Callbacks that watch a training and change nothing: the LR written down, the curves drawn, the epochs printed.
+"""Callbacks that watch a training and change nothing: the LR written down, the curves drawn.
 
 Convention: point s of an LR curve is the LR that update s used, counted from 0; the last point, after the final update,
 is the LR that the next one would have used.
@@ -24,7 +24,7 @@ from lit_cosine.plots import pixels, training_curves
 from lit_cosine.points import Point, write_points
 from lit_cosine.updates import UsedLRs
 
-__all__ = ["EpochLine", "LearningRateLogger", "TrainingCurves", "new_file"]
+__all__ = ["LearningRateLogger", "TrainingCurves", "new_file"]
 
 Curve = tuple[list[int], list[float]]
 """Steps and values."""
@@ -300,43 +300,6 @@ class TrainingCurves(_Listener):
                 logger.experiment.add_image("training_curves", image, max(self._used.done), dataformats="HWC")
         self._drawn = time.monotonic()
         self._cost = self._drawn - begin
-
-
-class EpochLine(Callback):
-    """Prints a line for every epoch in the article's form: ``Epoch 1/10, Loss: 0.3937, LR: 0.00975528``.
-
-    The LR is the one after the epoch, with which the next would begin; the first group's.
-
-    Args:
-        monitor: The training loss, under the name it is logged by.
-    """
-
-    def __init__(self, monitor: str = "train/loss") -> None:
-        self.monitor = monitor
-        self._epoch: int | None = None
-
-    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
-        """Keep the epoch in mind: its scheduler is only stepped after this hook."""
-        self._epoch = trainer.current_epoch
-
-    def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
-        """Print the epoch before."""
-        self._print(trainer)
-
-    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
-        """Print the last epoch."""
-        self._print(trainer)
-
-    def _print(self, trainer: Any) -> None:
-        if self._epoch is None:
-            return
-        parts = [f"Epoch {self._epoch + 1}" + (f"/{trainer.max_epochs}" if trainer.max_epochs > 0 else "")]
-        if self.monitor in trainer.callback_metrics:
-            parts.append(f"Loss: {float(trainer.callback_metrics[self.monitor]):.4f}")
-        if trainer.optimizers:
-            parts.append(f"LR: {float(trainer.optimizers[0].param_groups[0]['lr']):.8f}")
-        trainer.print(", ".join(parts))
-        self._epoch = None
 
 
 def _keep_loss(window: list[Tensor], outputs: Any, trainer: Any) -> None:

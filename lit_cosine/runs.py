@@ -24,6 +24,7 @@ from typing import Any, Literal, cast
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
@@ -31,10 +32,11 @@ from lightning.pytorch.utilities import rank_zero_only
 from lit_cosine.audit import ScheduleAudit
 from lit_cosine.checkpoint import ExactResume
 from lit_cosine.checkpoint_io import CheckpointWriteError, SafeCheckpointIO
+from lit_cosine.console import EpochLine, SteadyProgressBar
 from lit_cosine.dashboard import Dashboard
 from lit_cosine.data import TabularDataModule
 from lit_cosine.model import LitClassifier
-from lit_cosine.monitors import EpochLine, LearningRateLogger, TrainingCurves, new_file
+from lit_cosine.monitors import LearningRateLogger, TrainingCurves, new_file
 from lit_cosine.resume import check_hyperparameters, checkpoint_to_resume, reconcile
 
 __all__ = ["predict", "test", "train"]
@@ -225,6 +227,8 @@ class _CLI(LightningCLI):
         extra: list[Callback] = list(self._callbacks)
         self.model.check_network(self.datamodule.num_features, self.datamodule.num_classes)
         folder = None
+        if config["enable_progress_bar"] and not any(isinstance(one, ProgressBar) for one in config["callbacks"] or ()):
+            extra.append(SteadyProgressBar())
         if not config["barebones"]:
             if self.resumed is None:
                 kwargs["default_root_dir"] = folder = _new_folder(Path(self.root))

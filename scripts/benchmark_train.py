@@ -27,6 +27,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from torchmetrics.classification import MulticlassAccuracy
 
 from lit_cosine import LearningRateLogger, LitClassifier, SimpleNN, SyntheticDataModule
+from lit_cosine.console import SteadyProgressBar
 
 BATCH = 64
 SCRIPTS = Path(__file__).parent
@@ -97,6 +98,8 @@ def ours(epochs: int, parts: tuple[str, ...] = PARTS) -> None:
     if "checkpoint" in parts:
         monitor = "val/loss" if "validation" in parts else "train/loss"
         callbacks.append(ModelCheckpoint(monitor=monitor, save_last=True))
+    if "bar" in parts:
+        callbacks.append(SteadyProgressBar())  # as `lit-cosine train --trainer.enable_progress_bar true`
     with _trainer(epochs, parts, callbacks) as trainer:
         trainer.fit(LitClassifier(), SyntheticDataModule(batch_size=BATCH))
 

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 
 import lit_cosine.monitors
 from lit_cosine import Cosine, LearningRateLogger, LitClassifier, SyntheticDataModule, TrainingCurves
-from lit_cosine.monitors import EpochLine
+from lit_cosine.console import EpochLine
 from lit_cosine.trainer import lr_scheduler_config
 
 ARTICLE = [
