@@ -278,7 +278,8 @@ def _hung_on(trainer: Any, pl_module: Any, run: Run) -> Iterator[Scheduled]:
 def _own_step(trainer: Any, pl_module: Any, run: Run) -> Any:
     """Return how the module steps a scheduler, if it has an ``lr_scheduler_step`` of its own, on a stand-in of it."""
     kind = type(pl_module)
-    if kind.lr_scheduler_step.__module__.startswith(("lightning.", "pytorch_lightning.")):
+    written_in = kind.lr_scheduler_step.__module__ or ""  # None: compiled from text
+    if written_in.startswith(("lightning.", "pytorch_lightning.")):
         return None
     place = SimpleNamespace(epoch=trainer.current_epoch, step=trainer.global_step)
     stands_for: Any = type(

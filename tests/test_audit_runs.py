@@ -429,6 +429,17 @@ def test_the_module_road_needs_no_trainer_of_its_own_length():
     assert audit.plan[0].depends == "the clock"
 
 
+def test_a_step_of_its_own_that_was_compiled_from_text_is_followed():
+    names = {}
+    exec("def lr_scheduler_step(self, scheduler, metric):\n    if self.global_step <= 12: scheduler.step()", names)
+    assert names["lr_scheduler_step"].__module__ is None
+    kind = type("Compiled", (Net,), {"lr_scheduler_step": names["lr_scheduler_step"]})
+    audit = ScheduleAudit("print")
+    fit(kind(per_step(lambda sgd: CosineAnnealingLR(sgd, 24))), audit)
+    assert audit.plan[0].changes == 12
+    assert audit.plan[0].last == pytest.approx(0.05, rel=1e-12)
+
+
 def test_what_cannot_be_copied_is_said(capsys):
     class Stubborn(LambdaLR):
         def __deepcopy__(self, memo):
