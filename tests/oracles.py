@@ -33,6 +33,13 @@ def transformers_hard_restarts(step: int, warmup: int, total: int, cycles: int) 
     return 0.0 if step >= total else 0.5 * (1.0 + math.cos(math.pi * within))
 
 
+def transformers_linear(step: int, warmup: int, total: int) -> float:
+    """transformers.get_linear_schedule_with_warmup."""
+    if step < warmup:
+        return step / max(1, warmup)
+    return max(0.0, (total - step) / max(1, total - warmup))
+
+
 def transformers_wsd(step: int, warmup: int, stable: int, decay: int, decay_type: str, min_lr_ratio: float) -> float:
     """transformers.get_wsd_schedule with a linear warmup from 0."""
     if step < warmup:
@@ -58,6 +65,17 @@ def transformers_polynomial(step: int, total: int, lr_init: float, lr_end: float
 def transformers_inverse_sqrt(step: int, timescale: int) -> float:
     """transformers.get_inverse_sqrt_schedule without its warmup."""
     return 1.0 / math.sqrt((step + timescale) / timescale)
+
+
+def timm_cosine(
+    t: int, lr: float, t_initial: int, lr_min: float, warmup_t: int, warmup_lr_init: float, warmup_prefix: bool
+) -> float:
+    """timm.scheduler.CosineLRScheduler, _get_lr, with one cycle: an absolute LR."""
+    if t < warmup_t:
+        return warmup_lr_init + t * (lr - warmup_lr_init) / warmup_t
+    if warmup_prefix:
+        t -= warmup_t
+    return lr_min + 0.5 * (lr - lr_min) * (1 + math.cos(math.pi * t / t_initial)) if t < t_initial else lr_min
 
 
 def nanogpt_get_lr(it: int, learning_rate: float, min_lr: float, warmup_iters: int, lr_decay_iters: int) -> float:

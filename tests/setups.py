@@ -154,8 +154,9 @@ class Timm(Net):
 class BoltsWarmupCosine(LRScheduler):
     """The recursion of bolts' LinearWarmupCosineAnnealingLR, where warmup_epochs=0 never leaves warmup_start_lr."""
 
-    def __init__(self, optimizer, warmup_epochs, max_epochs, warmup_start_lr=0.0):
-        self.warmup_epochs, self.max_epochs, self.warmup_start_lr = warmup_epochs, max_epochs, warmup_start_lr
+    def __init__(self, optimizer, warmup_epochs, max_epochs, warmup_start_lr=0.0, eta_min=0.0):
+        self.warmup_epochs, self.max_epochs = warmup_epochs, max_epochs
+        self.warmup_start_lr, self.eta_min = warmup_start_lr, eta_min
         super().__init__(optimizer)
 
     def get_lr(self):
@@ -169,7 +170,7 @@ class BoltsWarmupCosine(LRScheduler):
         span = self.max_epochs - self.warmup_epochs
         now = 1 + math.cos(math.pi * (self.last_epoch - self.warmup_epochs) / span)
         before = 1 + math.cos(math.pi * (self.last_epoch - 1 - self.warmup_epochs) / span)
-        return [now / before * group["lr"] for group in self.optimizer.param_groups]
+        return [now / before * (group["lr"] - self.eta_min) + self.eta_min for group in self.optimizer.param_groups]
 
 
 def transformers_cosine(step, *, num_warmup_steps, num_training_steps, num_cycles=0.5):
