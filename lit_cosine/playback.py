@@ -101,11 +101,13 @@ class Master:
         scheduler: Any scheduler.
         steps: After which updates it is stepped.
         step: How it is stepped, given the copy and the number of the update just made; by default ``.step()``.
+        joins: Whether its ``join()`` is called for a param group that joins, before the group's first update.
     """
 
     scheduler: Any
     steps: NDArray[np.bool_]
     step: Callable[[Any, int], None] | None = None
+    joins: bool = False
 
 
 @dataclass(frozen=True)
@@ -214,7 +216,7 @@ def _play(
     moves = [master.steps[:updates][events].tolist() for master, _ in played]
     joining = {join.update - 1: join for join in joins}
     if -1 in joining:
-        _join(stand_in, joining[-1])
+        _join(stand_in, joining[-1], played)
         rows[0] = _lrs(stand_in)
     for event, update in enumerate(events[:MOST].tolist()):
         try:
@@ -226,7 +228,7 @@ def _play(
             error = (update, caught)
             break
         if update in joining:
-            _join(stand_in, joining[update])
+            _join(stand_in, joining[update], played)
         row = _lrs(stand_in)
         if row != rows[-1]:
             at.append(update + 1)
@@ -297,9 +299,12 @@ class _StandIn(Optimizer):
         """Do nothing."""
 
 
-def _join(stand_in: Optimizer, join: Join) -> None:
+def _join(stand_in: Optimizer, join: Join, played: list[tuple[Master, Any]]) -> None:
     lr = join.ratio * float(stand_in.param_groups[0]["lr"]) if join.lr is None else join.lr
     stand_in.add_param_group({"params": [torch.nn.Parameter(torch.empty(0))], "lr": lr})
+    for master, scheduler in played:
+        if master.joins:
+            scheduler.join()
 
 
 def _lrs(optimizer: Optimizer) -> list[float]:

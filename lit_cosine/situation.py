@@ -271,7 +271,7 @@ def _hung_on(trainer: Any, pl_module: Any, run: Run) -> Iterator[Scheduled]:
             depends = "the clock" if scheduler.unit == "ms" else ""
             if not pl_module.automatic_optimization and trainer.max_steps != -1:
                 depends = "how often the module steps its optimizers, which max_steps counts"
-            master = None if depends else Master(scheduler, np.ones(run.updates, dtype=bool))
+            master = None if depends else Master(scheduler, np.ones(run.updates, dtype=bool), joins=True)
             yield Scheduled(scheduler, "update", 1, master, depends)
 
 
