@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 from lit_cosine.horizon import Duration, OnResize, check_on_resize
 from lit_cosine.schedule import Schedule, check_schedule
 from lit_cosine.schedules import Cosine
-from lit_cosine.trainer import Plan, TrainerLR, lr_names, plan, skipped_update
+from lit_cosine.trainer import Plan, TrainerLR, counted, lr_names, plan, skipped_update
 
 __all__ = ["LearningRateScheduler"]
 
@@ -200,10 +200,10 @@ class LearningRateScheduler(Callback):
         """Return the plan in one line."""
         unit, first = planned.unit, self._schedulers[0]
         lengths = [
-            f"{length / 1000:,g} s" if unit == "ms" else _count(length, unit)
+            f"{length / 1000:,g} s" if unit == "ms" else counted(length, unit)
             for length in (planned.total, planned.warmup)
         ]
-        epochs = f" ({_count(trainer.max_epochs, 'epoch')})" if trainer.max_epochs != -1 else ""
+        epochs = f" ({counted(trainer.max_epochs, 'epoch')})" if trainer.max_epochs != -1 else ""
         parts = [f"{self.schedules['lr']} over {lengths[0]}{epochs}"]
         if planned.warmup:
             parts.append(f"warmup {lengths[1]}")
@@ -218,10 +218,6 @@ class LearningRateScheduler(Callback):
                 parts += [f"{name} peak {peak:.4g}" for name, peak in zip(names, peaks, strict=True)]
         parts += [f"{key} {schedule}" for key, schedule in self.schedules.items() if key != "lr"]
         return ", ".join(parts)
-
-
-def _count(number: int, unit: str) -> str:
-    return f"{number:,} {unit}" if number == 1 else f"{number:,} {unit}s"
 
 
 def _check_hyperparameter(optimizer: Optimizer, key: str) -> None:

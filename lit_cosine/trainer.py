@@ -22,10 +22,12 @@ from lit_cosine.horizon import Duration, OnResize
 from lit_cosine.scheduler import ScheduleLR
 from lit_cosine.schedules import Schedule
 
-__all__ = ["Plan", "TrainerLR", "lr_names", "lr_scheduler_config", "plan", "skipped_update", "total_steps"]
+__all__ = ["Plan", "TrainerLR", "counted", "lr_names", "lr_scheduler_config", "plan", "skipped_update", "total_steps"]
 
 Interval = Literal["step", "epoch"]
 Unit = Literal["step", "epoch", "batch", "ms"]
+
+_PLURAL = {"step": "steps", "epoch": "epochs", "batch": "batches", "ms": "ms"}
 
 
 def total_steps(trainer: Any) -> int:
@@ -142,7 +144,7 @@ def plan(trainer: Any, warmup: str | Duration = "0step", interval: Interval = "s
     if length >= total and trainer.fast_dev_run:
         length = total - 1  # a smoke test of a few batches says nothing about the warmup of the real run
     if length >= total:
-        raise ValueError(f'warmup must be shorter than the run: "{duration}" is {length:,} of {total:,} {unit}s')
+        raise ValueError(f'warmup must be shorter than the run: "{duration}" is {length:,} of {counted(total, unit)}')
     return Plan(unit, total, length, run)
 
 
@@ -343,6 +345,15 @@ def lr_names(optimizers: Sequence[Any], key: str = "lr", configs: Sequence[Any] 
     return names
 
 
+def counted(number: int, unit: Unit) -> str:
+    """Return a number with its unit in words.
+
+    >>> counted(1, "step"), counted(2000, "batch")
+    ('1 step', '2,000 batches')
+    """
+    return f"{number:,} {unit if number == 1 else _PLURAL[unit]}"
+
+
 def skipped_update(optimizer: Optimizer) -> bool:
     """Return whether the step just made was none: a fused optimizer whose GradScaler has found inf skips in its kernel.
 
@@ -390,13 +401,15 @@ def _finite(run: _Run, unit: Unit) -> int:
     trainer = run.trainer
     if length <= 0:
         raise ValueError(
-            f"the run has no {unit}s to take: max_epochs={trainer.max_epochs}, max_steps={trainer.max_steps}, "
+            f"the run has no {_PLURAL[unit]} to take: max_epochs={trainer.max_epochs}, max_steps={trainer.max_steps}, "
             f"limit_train_batches={trainer.limit_train_batches}, {run.epochs_before} epochs done"
         )
     if run.max_epochs == run.max_steps:
-        raise ValueError(f"the run has no end, so no number of {unit}s: give the Trainer max_epochs or max_steps")
+        raise ValueError(
+            f"the run has no end, so no number of {_PLURAL[unit]}: give the Trainer max_epochs or max_steps"
+        )
     raise ValueError(
-        f"the train loader has no length, so the run has no number of {unit}s: "
+        f"the train loader has no length, so the run has no number of {_PLURAL[unit]}: "
         f"give the Trainer {'limit_train_batches' if unit == 'epoch' else 'max_steps or limit_train_batches'}"
     )
 

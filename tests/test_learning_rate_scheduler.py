@@ -219,7 +219,12 @@ def test_a_gan_reaches_both_floors(caplog: pytest.LogCaptureFixture) -> None:
     third = [f for k, f in enumerate(every_batch) if k % 8 % 3 == 0]
     assert model.used["generator"] == pytest.approx([1e-3 * f for f in third], rel=1e-12)
     assert [o.param_groups[0]["lr"] for o in run.optimizers] == pytest.approx([1e-4, 4e-4], rel=1e-12)
-    assert "lr-Adam peak 0.001, lr-Adam-1 peak 0.004" in caplog.text
+    assert "over 16 batches (2 epochs), warmup 2 batches, lr-Adam peak 0.001, lr-Adam-1 peak 0.004" in caplog.text
+
+
+def test_a_warmup_as_long_as_the_run_of_a_gan_is_refused() -> None:
+    with pytest.raises(ValueError, match='warmup must be shorter than the run: "2ep" is 16 of 16 batches'):
+        fit(Gan(), LearningRateScheduler(COSINE, warmup="2ep"), max_epochs=2)
 
 
 def test_max_steps_sets_the_pace_of_manual_optimization() -> None:
