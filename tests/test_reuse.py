@@ -1,4 +1,4 @@
-"""The same names in other people's projects: the other namespace, LightningCLI with YAML alone, two processes."""
+"""The same names in other people's set-ups: callbacks in the other namespace, two processes; see test_projects.py."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import pytorch_lightning
@@ -16,7 +15,7 @@ from nets import Net, trainer
 from pytorch_lightning.callbacks import LearningRateMonitor
 from torch import Tensor, nn
 
-from lit_cosine import Cosine, LearningRateScheduler, lr_scheduler_config
+from lit_cosine import Cosine, LearningRateScheduler
 
 # 2026-11, pytorch_lightning 2.6.6 on torch 2.13: the second namespace repeats the first one's import-time warnings
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:pytorch_lightning")
@@ -25,11 +24,11 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:pytorch_ligh
 class OtherNet(pytorch_lightning.LightningModule):
     """Net, in a project that imports pytorch_lightning."""
 
-    def __init__(self, finish: Any = None) -> None:
+    def __init__(self) -> None:
         super().__init__()
         torch.manual_seed(0)
         self.layer = nn.Linear(3, 1)
-        self.finish = finish or (lambda optimizer, run: optimizer)
+        self.finish = lambda optimizer, run: optimizer
         self.lr, self.sgd = 0.1, {}
         self.used: list[list[float]] = []
 
@@ -62,17 +61,6 @@ def test_the_callback_in_the_other_namespace(tmp_path: Path) -> None:
     assert [float(lr) for lr in monitor.lrs["lr-SGD"]] == model.lrs
 
 
-def test_the_module_road_in_the_other_namespace() -> None:
-    model = OtherNet(
-        lambda optimizer, run: {
-            "optimizer": optimizer,
-            "lr_scheduler": lr_scheduler_config(optimizer, Cosine(end=0.1), run, warmup="2step"),
-        }
-    )
-    trainer(cls=pytorch_lightning.Trainer, max_epochs=2).fit(model)
-    assert model.lrs == expected(2)
-
-
 def test_two_in_a_trainer_of_the_other_namespace_are_refused() -> None:
     callbacks = [LearningRateScheduler(), LearningRateScheduler()]
     with pytest.raises(ValueError, match="a Trainer takes one LearningRateScheduler"):
@@ -83,39 +71,6 @@ def environment(home: Path) -> dict[str, str]:
     """These tests' helpers and the package they lie beside, and nothing of the machine."""
     tests = Path(__file__).parent
     return {"PYTHONPATH": f"{tests}{os.pathsep}{tests.parent}", "PATH": "", "HOME": str(home)}
-
-
-PROJECT = """
-from lightning.pytorch.cli import LightningCLI
-from nets import Net
-
-if __name__ == "__main__":
-    cli = LightningCLI(Net, save_config_callback=None, auto_configure_optimizers=False)
-    print("LRS", cli.model.lrs)
-"""
-CONFIG = """
-trainer:
-  max_epochs: 2
-  accelerator: cpu
-  logger: false
-  enable_checkpointing: false
-  enable_progress_bar: false
-  callbacks:
-    - class_path: lit_cosine.LearningRateScheduler
-      init_args:
-        schedule: {class_path: lit_cosine.Cosine, init_args: {end: 0.1}}
-        warmup: 2step
-"""
-
-
-def test_a_cli_project_adds_the_schedule_by_yaml_alone(tmp_path: Path) -> None:
-    (tmp_path / "project.py").write_text(PROJECT)
-    (tmp_path / "run.yaml").write_text(CONFIG)
-    command = [sys.executable, "project.py", "fit", "--config", "run.yaml"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment(tmp_path), check=False)
-    assert done.returncode == 0, done.stderr
-    line = next(line for line in done.stdout.splitlines() if line.startswith("LRS "))
-    assert json.loads(line.removeprefix("LRS ")) == expected(2)
 
 
 TWO_PROCESSES = """
