@@ -41,7 +41,8 @@ class ExactResume(ModelCheckpoint):
     """Checkpoints to resume from exactly: ``Trainer(callbacks=[ExactResume("runs/a")]).fit(…, ckpt_path="last")``.
 
     Writes ``epoch=E-step=S.ckpt`` at the end of every epoch, and between updates where asked to; ``last.ckpt`` is the
-    newest of them and ``best.ckpt`` the best. Each holds the random states of every process (torch, Python, numpy and
+    newest of them and ``best.ckpt`` the best. A Trainer of ``pytorch_lightning`` does not know it by ``"last"``, but by
+    its path, ``ckpt_path="runs/a/last.ckpt"``. Each holds the random states of every process (torch, Python, numpy and
     the device's). Batches are exact where the train loader's sampler is an ``EpochSampler`` whose state the DataModule
     keeps, as lit_cosine's own do. One thing is not exact: what loader workers draw after a resume within an epoch.
 
@@ -141,9 +142,11 @@ class ExactResume(ModelCheckpoint):
                 check_plain(dict(owner.hparams), f"{type(owner).__name__}'s hyperparameters")
         fresh = trainer.ckpt_path is None and trainer.global_step == 0
         if fresh and trainer.is_global_zero and (found := sorted(self.folder.glob("*.ckpt"))):
+            # a Trainer of the other namespace looks for "last" among callbacks of its own classes alone
+            last = "last" if self in trainer.checkpoint_callbacks else self.folder / LAST
             raise FileExistsError(
                 f"{self.folder} already holds a run's checkpoints ({found[-1].name}): "
-                'resume it with ckpt_path="last" (--resume), or choose another folder'
+                f'resume it with ckpt_path="{last}" (--resume), or choose another folder'
             )
 
     def on_load_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:

@@ -187,7 +187,8 @@ def test_a_new_run_does_not_mix_with_another(tmp_path):
     run.fit(model, data)  # the same run goes on
     assert run.global_step == 2 * BATCHES
     run, model, data = build(tmp_path, max_epochs=1)
-    with pytest.raises(FileExistsError, match=r"checkpoints already holds a run's checkpoints .last.ckpt.: resume it"):
+    message = r"""checkpoints already holds a run's checkpoints .last.ckpt.: resume it with ckpt_path="last" """
+    with pytest.raises(FileExistsError, match=message):
         run.fit(model, data)
 
 

@@ -27,7 +27,7 @@ from projects.yaml_alone import project as yaml_alone
 from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR
 from witnesses import Rows, Used, audit_of, cosine, curve, points
 
-from lit_cosine import ScheduleAudit
+from lit_cosine import ExactResume, ScheduleAudit
 from lit_cosine.audit import ScheduleProblem
 
 # 2026-11, pytorch_lightning 2.6.6 on torch 2.13: the second namespace repeats the first one's import-time warnings
@@ -288,6 +288,26 @@ class TestOtherNamespace:
         progress = [1 / 3 + 2 / 3 * k / 32 for k in range(32)]
         assert used.rows == [[[pytest.approx(0.05 * (0.1 + 0.9 * (1 - u) ** 2), rel=1e-12)] for u in progress]]
         assert audit_of(run).differences == []
+
+    # 2026-11: its loader is a plain one, and never shuffles
+    @pytest.mark.filterwarnings("ignore:batches after a resume will not be those:UserWarning")
+    @pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before the epoch:UserWarning")
+    def test_exact_resume_in_the_other_namespace_goes_by_its_path(self, tmp_path: Path) -> None:
+        def fit(*callbacks: Any, **options: Any) -> Used:
+            exact = ExactResume(tmp_path / "exact", monitor=None)
+            run = trainer(used := Used(), exact, *callbacks, cls=pytorch_lightning.Trainer, max_epochs=3)
+            run.fit(other_namespace.Regressor(), other_namespace.Diabetes(), **options)
+            return used
+
+        with pytest.raises(SystemExit):
+            fit(Stop(11))
+        with (
+            pytest.warns(UserWarning, match="there is no last checkpoint available"),
+            pytest.raises(FileExistsError, match=r'resume it with ckpt_path="/.*/exact/last\.ckpt"') as refused,
+        ):
+            fit(ckpt_path="last")
+        path = re.findall(r'ckpt_path="(.*)"', str(refused.value))[0]
+        assert fit(ckpt_path=path).rows == [[[pytest.approx(lr, rel=1e-12)] for lr in self.lrs[12:24]]]
 
     def test_torchs_own_scheduler_with_the_old_horizon_is_found(self, tmp_path: Path) -> None:
         class Stock(other_namespace.Regressor):
