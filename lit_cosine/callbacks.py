@@ -31,7 +31,8 @@ class LearningRateScheduler(Callback):
     The length is the Trainer's own run. Under automatic optimization progress counts real updates, under manual
     optimization the run's batches, and where ``max_time`` is the only limit the time: every optimizer is at its end
     when the run ends. Resumes exactly from any checkpoint. Param groups that join while training bring their own base
-    LR, and a group's LR that is changed from outside (an LR finder, a finetuning callback) moves its base LR.
+    LR, and a group's LR that is changed from outside (an LR finder, a finetuning callback) moves its base LR. So give
+    ``BackboneFinetuning`` a ``backbone_initial_lr``: its ratio is of the LR of the moment, which has the factor in it.
 
     Args:
         schedule: The curve of the learning rate.
