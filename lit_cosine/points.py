@@ -49,5 +49,6 @@ def write_points(loggers: Sequence[Any], points: Iterable[Point]) -> None:
                 Summary.Value(tag=f"{prefix}-{tag}" if prefix else tag, simple_value=value)
                 for tag, value in values.items()
             ]
-            writer._get_file_writer().add_summary(Summary(value=scalars), step, when)
+            if (file := writer._get_file_writer()) is not None:  # None in the processes that write nothing
+                file.add_summary(Summary(value=scalars), step, when)
         logger.save()
