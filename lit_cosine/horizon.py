@@ -8,7 +8,10 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
-from typing import Literal, SupportsFloat, final, get_args
+from numbers import Real
+from typing import Literal, final, get_args
+
+from lit_cosine.checks import as_number
 
 __all__ = ["Clock", "Duration", "OnResize"]
 
@@ -53,9 +56,7 @@ class Duration:
     unit: str
 
     def __post_init__(self) -> None:
-        if not _is_number(self.value):
-            raise TypeError(f"Duration.value must be a number, got {self.value!r}")
-        object.__setattr__(self, "value", float(self.value))
+        object.__setattr__(self, "value", as_number("Duration.value", self.value))
         if not (math.isfinite(self.value) and self.value >= 0.0):
             raise ValueError(f"Duration.value must be finite and >= 0, got {self.value}")
         if self.unit not in _UNITS:
@@ -86,7 +87,7 @@ class Duration:
         if isinstance(text, Duration):
             return text
         if not isinstance(text, str):
-            if not _is_number(text):
+            if isinstance(text, bool) or not isinstance(text, Real):
                 raise TypeError(f'{name} must be a duration such as "500step", "5ep", "5%" or "30min", got {text!r}')
             raise TypeError(f"{name} must name its unit, got {text!r}: {_meant(float(text))}")
         match = _NUMBER_AND_UNIT.fullmatch(text)
@@ -110,17 +111,15 @@ class Duration:
         return f"{self.value!r}".removesuffix(".0") + self.unit
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, SupportsFloat) and not isinstance(value, bool)
-
-
 def _meant(value: float) -> str:
+    if not 0.0 <= value < math.inf:
+        return 'write "500step", "5ep", "5%" or "30min"'
     number = f"{value!r}".removesuffix(".0")
     if value.is_integer():
         return f'write "{number}step" (or "{number}ep")'
     if 0.0 < value < 1.0:
         return f'write "{value * 100:.15g}%" (or "{number}run")'
-    return f'write "{number}ep"' if math.isfinite(value) else 'write "500step", "5ep", "5%" or "30min"'
+    return f'write "{number}ep"'
 
 
 @final
@@ -150,7 +149,7 @@ class Clock:
 
     def __post_init__(self) -> None:
         for name, value in (("total", self.total), ("step", self.step), ("progress", self.progress)):
-            if isinstance(value, bool) or not isinstance(value, (int, float)):
+            if isinstance(value, bool) or not isinstance(value, Real):
                 raise TypeError(f"Clock.{name} must be a number, got {value!r}")
         if not 0 < self.total < math.inf:
             raise ValueError(f"Clock.total must be finite and > 0, got {self.total}")

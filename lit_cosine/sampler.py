@@ -12,7 +12,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import distributed
-from torch.utils.data import Dataset, DistributedSampler
+from torch.utils.data import DistributedSampler
+
+from lit_cosine.checks import as_integer
 
 __all__ = ["EpochSampler"]
 
@@ -53,15 +55,14 @@ class EpochSampler(DistributedSampler[Any]):
     def __init__(
         self, dataset: Sized, batch_size: int, seed: int = 0, *, shuffle: bool = True, drop_last: bool = False
     ) -> None:
-        for name, value, least in (("batch_size", batch_size, 1), ("seed", seed, 0)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise ValueError(f"EpochSampler.{name} must be an integer >= {least}, got {value!r}")
+        batch_size = as_integer("EpochSampler.batch_size", batch_size, least=1)
+        seed = as_integer("EpochSampler.seed", seed, least=0)
         if len(dataset) == 0:
             raise ValueError("EpochSampler.dataset must hold at least one row, got none")
         several = distributed.is_available() and distributed.is_initialized()
         ranks, rank = (distributed.get_world_size(), distributed.get_rank()) if several else (1, 0)
-        rows: Dataset[Any] = dataset  # type: ignore[assignment]
-        super().__init__(rows, ranks, rank, shuffle=shuffle, seed=seed, drop_last=drop_last)
+        # torch asks for a Dataset, and for nothing but its length
+        super().__init__(dataset, ranks, rank, shuffle=shuffle, seed=seed, drop_last=drop_last)  # type: ignore[arg-type]
         self.batch_size = batch_size
         self.generator = torch.Generator()
         """For the loader, so that its workers' seeds too are a function of (seed, epoch)."""

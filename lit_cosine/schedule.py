@@ -1,7 +1,6 @@
 """What a schedule is: a frozen value that answers progress in [0, 1] with a factor of the base LR.
 
-Convention: an invalid schedule cannot exist. Each checks its own fields with the functions below; their messages name
-class, field, rule and value.
+Convention: an invalid schedule cannot exist. Each checks its own fields when it is made.
 """
 
 from __future__ import annotations
@@ -9,13 +8,12 @@ from __future__ import annotations
 import math
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import MISSING, fields
-from itertools import pairwise
 from typing import Any
 
-__all__ = ["Schedule", "as_number", "as_tuple", "check_power", "check_schedule", "set_milestones", "set_number"]
+from lit_cosine.checks import as_integer
+
+__all__ = ["Schedule", "check_schedule"]
 
 
 class Schedule(ABC):
@@ -47,9 +45,14 @@ class Schedule(ABC):
             progress: Fraction of the run done; values outside [0, 1] are clamped.
 
         Raises:
+            TypeError: If ``progress`` is not one number.
             ValueError: If ``progress`` is nan, or the factor there is negative or not finite.
         """
-        if not 0.0 <= progress <= 1.0:
+        try:
+            inside = 0.0 <= progress <= 1.0
+        except (TypeError, ValueError, RuntimeError):  # an array, a tensor of several numbers
+            raise TypeError(f"progress must be one number, got {progress!r}; for a whole curve see sample(n)") from None
+        if not inside:
             if math.isnan(progress):
                 raise ValueError(f"progress must be a number, got {progress}")
             progress = 0.0 if progress < 0.0 else 1.0
@@ -68,8 +71,7 @@ class Schedule(ABC):
         >>> [round(factor, 3) for factor in Cosine().sample(4)]
         [1.0, 0.854, 0.5, 0.146]
         """
-        if isinstance(n, bool) or not isinstance(n, int) or n < 1:
-            raise ValueError(f"n must be an integer >= 1, got {n!r}")
+        n = as_integer("n", n, least=1)
         return [self(k / n) for k in range(n)]
 
     def all_milestones(self) -> tuple[float, ...]:
@@ -135,52 +137,6 @@ def check_schedule(name: str, value: object) -> None:
         raise TypeError(f"{name} must be a schedule, got the class {value.__name__}: write {value.__name__}()")
     if not isinstance(value, Schedule):
         raise TypeError(f"{name} must be a schedule such as Cosine(end=0.1), got {value!r}")
-
-
-def set_number(self: Schedule, field: str, *, least: float | None = None, above: float | None = None) -> None:
-    """Store ``field`` as a float, or say what is wrong with it."""
-    name, value = f"{type(self).__name__}.{field}", getattr(self, field)
-    number = as_number(name, value)
-    if least is not None and not (math.isfinite(number) and number >= least):
-        raise ValueError(f"{name} must be finite and >= {least:g}, got {value!r}")
-    if above is not None and not (math.isfinite(number) and number > above):
-        raise ValueError(f"{name} must be finite and > {above:g}, got {value!r}")
-    object.__setattr__(self, field, number)
-
-
-def as_number(name: str, value: Any) -> float:
-    """Return ``value`` as a float, or say that ``name`` must be one."""
-    if not isinstance(value, bool) and hasattr(value, "__float__"):
-        with suppress(TypeError, ValueError, OverflowError):  # an array, a tensor of several numbers, 10**400
-            return float(value)
-    raise TypeError(f"{name} must be a number, got {value!r}")
-
-
-def check_power(name: str, base: float, exponent: int) -> None:
-    """Refuse a ``base`` whose power is too large for a float."""
-    try:
-        base**exponent
-    except OverflowError:
-        raise ValueError(f"{name} must keep every factor finite, got {base} to the power of {exponent}") from None
-
-
-def set_milestones(self: Any) -> None:
-    """Store the field ``milestones`` as a tuple of floats that rise inside (0, 1), or say what is wrong with it."""
-    name, values = f"{type(self).__name__}.milestones", as_tuple(self, "milestones")
-    milestones = tuple(as_number(f"{name}[{index}]", value) for index, value in enumerate(values))
-    if not all(0.0 < milestone < 1.0 for milestone in milestones):
-        raise ValueError(f"{name} must be progress points in (0, 1), got {milestones}")
-    if any(left >= right for left, right in pairwise(milestones)):
-        raise ValueError(f"{name} must rise, got {milestones}")
-    object.__setattr__(self, "milestones", milestones)
-
-
-def as_tuple(self: Schedule, field: str) -> tuple[Any, ...]:
-    """Return ``field`` as a tuple, or say that it must be one."""
-    value = getattr(self, field)
-    if not isinstance(value, Sequence) or isinstance(value, str):
-        raise TypeError(f"{type(self).__name__}.{field} must be a tuple, got {value!r}")
-    return tuple(value)
 
 
 def _plain(value: Any) -> Any:

@@ -19,15 +19,8 @@ from functools import cached_property
 from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING
 
-from lit_cosine.schedule import (
-    Schedule,
-    as_number,
-    as_tuple,
-    check_power,
-    check_schedule,
-    set_milestones,
-    set_number,
-)
+from lit_cosine.checks import as_fraction, as_integer, as_tuple, check_power, set_milestones, set_number
+from lit_cosine.schedule import Schedule, check_schedule
 
 __all__ = [
     "Constant",
@@ -107,8 +100,7 @@ class Linear(Schedule):
     end: float = 0.0
 
     def __post_init__(self) -> None:
-        set_number(self, "start", least=0.0)
-        set_number(self, "end", least=0.0)
+        set_number(self, "start", "end", least=0.0)
 
     def factor(self, progress: float) -> float:
         """Return start + (end - start) * progress."""
@@ -140,8 +132,7 @@ class Cosine(Schedule):
     k: float = 1.0
 
     def __post_init__(self) -> None:
-        set_number(self, "start", least=0.0)
-        set_number(self, "end", least=0.0)
+        set_number(self, "start", "end", least=0.0)
         set_number(self, "k", above=0.0)
 
     def factor(self, progress: float) -> float:
@@ -170,8 +161,7 @@ class Polynomial(Schedule):
     power: float = 2.0
 
     def __post_init__(self) -> None:
-        set_number(self, "start", least=0.0)
-        set_number(self, "end", least=0.0)
+        set_number(self, "start", "end", least=0.0)
         set_number(self, "power", above=0.0)
 
     def factor(self, progress: float) -> float:
@@ -198,8 +188,7 @@ class Exponential(Schedule):
     end: float = 0.01
 
     def __post_init__(self) -> None:
-        set_number(self, "start", above=0.0)
-        set_number(self, "end", above=0.0)
+        set_number(self, "start", "end", above=0.0)
 
     def factor(self, progress: float) -> float:
         """Return start^(1 - progress) * end^progress."""
@@ -259,8 +248,7 @@ class OneMinusSqrt(Schedule):
     end: float = 0.0
 
     def __post_init__(self) -> None:
-        set_number(self, "start", least=0.0)
-        set_number(self, "end", least=0.0)
+        set_number(self, "start", "end", least=0.0)
 
     def factor(self, progress: float) -> float:
         """Return end + (start - end) * (1 - sqrt(progress))."""
@@ -369,8 +357,7 @@ class Restarts(Schedule):
 
     def __post_init__(self) -> None:
         check_schedule("Restarts.schedule", self.schedule)
-        if isinstance(self.cycles, bool) or not isinstance(self.cycles, int) or self.cycles < 1:
-            raise ValueError(f"Restarts.cycles must be an integer >= 1, got {self.cycles!r}")
+        object.__setattr__(self, "cycles", as_integer("Restarts.cycles", self.cycles, least=1))
         set_number(self, "t_mult", above=0.0)
         set_number(self, "decay", least=0.0)
         check_power("Restarts.decay", self.decay, self.cycles - 1)
@@ -427,7 +414,7 @@ def warmup_stable_decay(warmup: float = 0.05, decay: float = 0.2, end: float = 0
 
     Source: Hägele et al. 2024, https://arxiv.org/abs/2405.18392, section 3.
     """
-    if not 0.0 < _fraction("decay", decay) < 1.0 - _fraction("warmup", warmup):
+    if not 0.0 < as_fraction("decay", decay) < 1.0 - as_fraction("warmup", warmup):
         raise ValueError(f"decay must be in (0, 1 - warmup) with warmup {warmup}, got {decay}")
     return _after_warmup(warmup, Linear(start, 1.0), (Constant(), OneMinusSqrt(end=end)), (1.0 - decay,))
 
@@ -476,13 +463,6 @@ def _nested_milestones(bounds: Sequence[float], schedules: Sequence[Schedule]) -
 def _after_warmup(
     warmup: float, ramp: Schedule, then: tuple[Schedule, ...], milestones: tuple[float, ...] = ()
 ) -> Schedule:
-    if _fraction("warmup", warmup) > 0.0:
+    if as_fraction("warmup", warmup) > 0.0:
         then, milestones = (ramp, *then), (warmup, *milestones)
     return Sequential(then, milestones) if milestones else then[0]
-
-
-def _fraction(name: str, value: float) -> float:
-    number = as_number(name, value)
-    if not 0.0 <= number < 1.0:
-        raise ValueError(f"{name} must be a fraction of the run in [0, 1), got {value!r}")
-    return number

@@ -8,8 +8,10 @@ import pickle
 from typing import Any
 
 import hypothesis.strategies as st
+import numpy as np
 import oracles
 import pytest
+import torch
 from hypothesis import given
 from jsonargparse import ArgumentParser
 
@@ -78,6 +80,7 @@ def test_a_duration_on_the_command_line(text: str) -> None:
         (0.05, 'write "5%" (or "0.05run")'),
         (0.1234567, 'write "12.34567%" (or "0.1234567run")'),
         (2.5, 'write "2.5ep"'),
+        (-5, 'write "500step", "5ep", "5%" or "30min"'),
         (math.nan, 'write "500step", "5ep", "5%" or "30min"'),
         (math.inf, 'write "500step", "5ep", "5%" or "30min"'),
     ],
@@ -86,7 +89,7 @@ def test_a_bare_number_is_refused_with_what_was_meant(number: float, meant: str)
     with pytest.raises(TypeError) as raised:
         Duration.parse(number, "warmup")  # type: ignore[arg-type]
     assert str(raised.value) == f"warmup must name its unit, got {number!r}: {meant}"
-    if math.isfinite(number):
+    if math.isfinite(number) and number > 0:
         with pytest.raises(ValueError, match=r"^warmup must name its unit, got '") as raised_too:
             Duration.parse(str(number), "warmup")
         assert str(raised_too.value).endswith(meant)
@@ -128,7 +131,7 @@ def test_a_duration_that_cannot_be_is_refused(text: str, rule: str) -> None:
         Duration.parse(text, "warmup")
 
 
-@pytest.mark.parametrize("value", ["5", None, True])
+@pytest.mark.parametrize("value", ["5", None, True, torch.zeros(2)])
 def test_a_durations_value_is_a_number(value: Any) -> None:
     with pytest.raises(TypeError, match=r"^Duration.value must be a number, got "):
         Duration(value, "step")
@@ -202,6 +205,11 @@ def test_a_clock_comes_back() -> None:
 def test_a_clock_that_cannot_run_is_refused(arguments: tuple[float, ...], message: str) -> None:
     with pytest.raises(ValueError, match=rf"^{message}$"):
         Clock(*arguments)
+
+
+def test_numpys_numbers_are_numbers() -> None:
+    assert Clock(np.int64(100), np.float32(50), np.float64(0.5))(75) == 0.75
+    assert Duration(np.int64(5), "step") == Duration(5, "step")
 
 
 @pytest.mark.parametrize("field", ["total", "step", "progress"])

@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 
@@ -65,6 +66,10 @@ def test_ranks_share_every_batch_of_one_rank(rows, drop_last, tmp_path, monkeypa
         assert dealt == single[:48]  # no row twice
     else:
         assert dealt == single + single[:2]  # no row twice but the documented padding
+
+
+def test_numpys_integers_are_integers():
+    assert list(EpochSampler(range(9), np.int64(2), np.int32(1))) == list(EpochSampler(range(9), 2, 1))
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from fractions import Fraction
 from typing import Any
 
 import hypothesis.strategies as st
+import numpy as np
 import oracles
 import pytest
 import strategies
@@ -539,6 +540,19 @@ def test_a_decay_must_fit_after_its_warmup(decay: float) -> None:
 def test_progress_must_be_a_number() -> None:
     with pytest.raises(ValueError, match=r"^progress must be a number, got nan$"):
         Cosine()(math.nan)
+
+
+@pytest.mark.parametrize("progress", ["0.5", None, np.linspace(0, 1, 3), torch.zeros(2)])
+def test_progress_is_one_number(progress: Any) -> None:
+    with pytest.raises(TypeError, match=r"^progress must be one number, got .*; for a whole curve see sample\(n\)$"):
+        Cosine()(progress)
+
+
+def test_numpys_integers_are_integers() -> None:
+    assert Cosine().sample(np.int64(4)) == Cosine().sample(4)
+    cycles = Restarts(cycles=np.int64(2))
+    assert cycles == Restarts(cycles=2)
+    assert repr(cycles) == repr(Restarts(cycles=2))
 
 
 @pytest.mark.parametrize("n", [0, -1, 2.0, True])
