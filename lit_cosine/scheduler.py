@@ -10,6 +10,7 @@ import logging
 import math
 import operator
 import warnings
+from numbers import Real
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from lit_cosine.horizon import Clock, OnResize, check_on_resize
 from lit_cosine.schedule import Schedule, check_schedule
 
-__all__ = ["ScheduleLR"]
+__all__ = ["ScheduleLR", "check_key"]
 
 _log = logging.getLogger(__name__)
 
@@ -51,8 +52,8 @@ class ScheduleLR(LRScheduler):
 
     Raises:
         TypeError: If an argument has the wrong type.
-        ValueError: If ``total_steps`` or ``warmup_steps`` is out of range, ``on_resize`` is unknown or the optimizer
-            has no param groups.
+        ValueError: If ``total_steps`` or ``warmup_steps`` is out of range, ``on_resize`` is unknown, or the optimizer
+            has no param groups or ``key`` is no number in them.
 
     >>> from lit_cosine import Cosine
     >>> optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
@@ -85,6 +86,7 @@ class ScheduleLR(LRScheduler):
             raise TypeError(f"optimizer must be a torch.optim.Optimizer, got {optimizer!r}")
         if not optimizer.param_groups:
             raise ValueError("optimizer must have at least one param group, got none")
+        check_key(optimizer, key)
         self.schedule = schedule
         self.total_steps, self.warmup_steps = _check_lengths(total_steps, warmup_steps)
         self.on_resize = on_resize
@@ -265,6 +267,18 @@ class ScheduleLR(LRScheduler):
                 self._filled[index] = lr, lr._version
             else:
                 group[self.key] = value
+
+
+def check_key(optimizer: Optimizer, key: str) -> None:
+    """Refuse an entry of the param groups that is no number."""
+    for group in optimizer.param_groups:
+        value = group.get(key)
+        if isinstance(value, bool) or not isinstance(value, (Real, Tensor)):
+            known = ", ".join(name for name in group if name != "params")
+            raise ValueError(
+                f"{key} is not a number in the param groups of {type(optimizer).__name__}, so it cannot be scheduled; "
+                f"they have {known}"
+            )
 
 
 def _check_lengths(total_steps: int, warmup_steps: int) -> tuple[int, int]:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import oracles
 import pytest
 import strategies
@@ -621,6 +622,18 @@ def test_what_is_no_optimizer_is_refused(make: Make) -> None:
     optimizer.param_groups.clear()
     with pytest.raises(ValueError, match=r"^optimizer must have at least one param group, got none$"):
         ScheduleLR(optimizer, Cosine(), 10)
+
+
+def test_numpys_numbers_are_learning_rates() -> None:
+    scheduler = ScheduleLR(SGD([torch.nn.Parameter(torch.zeros(1))], lr=np.float32(0.5)), Linear(), np.int64(2))
+    assert play(scheduler, 2) == [[0.5], [0.25]]
+    assert {type(value) for value in (*scheduler.base_lrs, scheduler.total_steps)} == {float, int}
+
+
+@pytest.mark.parametrize("key", ["nope", "nesterov", "betas"])
+def test_an_entry_that_is_no_number_is_refused(make: Make, key: str) -> None:
+    with pytest.raises(ValueError, match=rf"^{key} is not a number in the param groups of SGD, .*; they have lr, mom"):
+        ScheduleLR(make(0.1), Cosine(), 10, key=key)
 
 
 @pytest.mark.parametrize("state", [{"last_epoch": 3, "_last_lr": [0.1]}, [], None])
