@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 
 from lit_cosine.horizon import Duration, OnResize, check_on_resize
 from lit_cosine.schedule import Schedule, check_schedule
+from lit_cosine.scheduler import check_key
 from lit_cosine.schedules import Cosine
 from lit_cosine.trainer import Plan, TrainerLR, counted, lr_names, plan, skipped_update
 
@@ -33,6 +34,8 @@ class LearningRateScheduler(Callback):
     when the run ends. Resumes exactly from any checkpoint. Param groups that join while training bring their own base
     LR, and a group's LR that is changed from outside (an LR finder, a finetuning callback) moves its base LR. So give
     ``BackboneFinetuning`` a ``backbone_initial_lr``: its ratio is of the LR of the moment, which has the factor in it.
+    Behind a LearningRateMonitor and before a finetuning callback is the one place where a group joins after the
+    monitor's look.
 
     Args:
         schedule: The curve of the learning rate.
@@ -46,8 +49,8 @@ class LearningRateScheduler(Callback):
 
     Raises:
         TypeError: If a schedule or the warmup has the wrong type.
-        ValueError: Before training, if the module has no optimizer or already has a scheduler, the run has no honest
-            length, or the warmup or a hyperparameter does not fit.
+        ValueError: If ``lr`` is among the hyperparameters; before training, if the module has no optimizer or already
+            has a scheduler, the run has no honest length, or the warmup or a hyperparameter does not fit.
 
     >>> import lightning.pytorch as pl
     >>> trainer = pl.Trainer(max_epochs=10, callbacks=[LearningRateScheduler(Cosine(end=0.01), warmup="500step")],
@@ -65,11 +68,18 @@ class LearningRateScheduler(Callback):
     ) -> None:
         check_on_resize(on_resize)
         check_schedule("schedule", schedule)
+        if "lr" in hyperparameters:
+            raise ValueError(
+                f"lr is scheduled by the first argument: write LearningRateScheduler({hyperparameters['lr']!r})"
+            )
         self.schedules = {"lr": schedule}
         for key, curve in hyperparameters.items():
             # YAML gives plain data where no signature names a type
             self.schedules[key] = Schedule.from_dict(curve) if isinstance(curve, dict) else curve
-            check_schedule(key, self.schedules[key])
+            try:
+                check_schedule(key, self.schedules[key])
+            except TypeError as error:  # a misspelt argument ends up here too
+                raise TypeError(f"{error}; arguments that are none: warmup, on_resize and replace") from None
         self.warmup = Duration.parse(warmup, "warmup")
         self.on_resize: OnResize = on_resize
         self.replace = replace
@@ -114,7 +124,7 @@ class LearningRateScheduler(Callback):
                     f"{type(optimizer).__name__} does not have: use lr_scheduler_config in configure_optimizers"
                 )
             for key in self.schedules:
-                _check_hyperparameter(optimizer, key)
+                check_key(optimizer, key)
         if trainer.lr_scheduler_configs:
             if not self.replace:
                 names = ", ".join(type(config.scheduler).__name__ for config in trainer.lr_scheduler_configs)
@@ -221,23 +231,12 @@ class LearningRateScheduler(Callback):
         return ", ".join(parts)
 
 
-def _check_hyperparameter(optimizer: Optimizer, key: str) -> None:
-    for group in optimizer.param_groups:
-        value = group.get(key)
-        if isinstance(value, bool) or not isinstance(value, (int, float, Tensor)):
-            known = ", ".join(name for name in group if name != "params")
-            raise ValueError(
-                f"{key} is not a number in the param groups of {type(optimizer).__name__}, so it cannot be scheduled; "
-                f"they have {known}"
-            )
-
-
 def _forget(scheduler: Any) -> None:
     """Undo what a scheduler that is replaced has written: give its optimizer's groups their peak LR back."""
     written = getattr(scheduler, "_last_lr", None)
     for index, group in enumerate(scheduler.optimizer.param_groups):
         peak = group.get("max_lr", group.get("initial_lr", group["lr"]))
-        # an LR finder that came first has the last word
-        if written is None or float(group["lr"]) == float(written[index]):
+        # an LR finder that came first has the last word; a group that joined later is none of the scheduler's
+        if written is None or (index < len(written) and float(group["lr"]) == float(written[index])):
             group["lr"] = group["lr"].fill_(peak) if isinstance(group["lr"], Tensor) else peak
         group.pop("initial_lr", None)

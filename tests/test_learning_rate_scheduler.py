@@ -435,6 +435,17 @@ def test_replace_takes_the_place_of_a_scheduler() -> None:
     assert not run.lr_scheduler_configs
 
 
+def test_replace_leaves_a_group_alone_that_the_other_scheduler_does_not_know() -> None:
+    def finish(optimizer: Any, run: Any) -> Any:
+        scheduler = torch.optim.lr_scheduler.LinearLR(optimizer, 0.5)
+        optimizer.add_param_group({"params": [nn.Parameter(torch.zeros(1))], "lr": 0.04})
+        return [optimizer], [scheduler]
+
+    model = Net(finish)
+    fit(model, LearningRateScheduler(COSINE, replace=True), max_epochs=1)
+    assert model.used == [pytest.approx([lr, 0.4 * lr], rel=1e-12) for lr in curve(8)]
+
+
 def test_the_horizon_may_move_while_training() -> None:
     class Longer(Callback):
         def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
@@ -684,6 +695,8 @@ def test_bad_set_ups(finish: Any, callbacks: list[Any], settings: dict[str, Any]
         ({"schedule": Cosine}, TypeError, r"schedule must be a schedule, got the class Cosine: write Cosine\(\)"),
         ({"schedule": "Cosine"}, TypeError, "schedule must be a schedule such as"),
         ({"weight_decay": 3}, TypeError, "weight_decay must be a schedule"),
+        ({"lr": Linear()}, ValueError, r"lr is scheduled by the first argument: write LearningRateScheduler\(Linear"),
+        ({"interval": "epoch"}, TypeError, "interval must be a schedule.* 'epoch'; .* warmup, on_resize and replace"),
         ({"warmup": 500}, TypeError, 'warmup must name its unit, got 500: write "500step"'),
         ({"on_resize": "stretch"}, ValueError, "on_resize must be one of continue, rescale, keep, restart, got 'str"),
     ],
