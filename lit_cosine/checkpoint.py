@@ -27,6 +27,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.data import DataLoader
 
 from lit_cosine.checkpoint_io import LAST, SafeCheckpointIO, check_plain, link_in_place
+from lit_cosine.checks import as_integer
 from lit_cosine.horizon import Duration
 from lit_cosine.sampler import EpochSampler
 from lit_cosine.signals import Signals
@@ -83,15 +84,15 @@ class ExactResume(ModelCheckpoint):
         mode: str = "min",
         keep: int = 2,
     ) -> None:
-        for name, value in (("every_n_train_steps", every_n_train_steps), ("every_n_epochs", every_n_epochs)):
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-                raise ValueError(f"{name} must be an integer >= 1, got {value!r}")
+        if every_n_train_steps is not None:
+            every_n_train_steps = as_integer("every_n_train_steps", every_n_train_steps, least=1)
+        every_n_epochs = as_integer("every_n_epochs", every_n_epochs, least=1)
         if isinstance(keep, bool) or not isinstance(keep, int) or keep == 0 or keep < -1:
             raise ValueError(f"keep must be an integer >= 1, or -1 for all, got {keep!r}")
         if mode not in ("min", "max"):
             raise ValueError(f'mode must be "min" or "max", got {mode!r}')
-        if "://" in str(dirpath):
-            raise ValueError(f"dirpath must be a local folder, got {str(dirpath)!r}")
+        if dirpath is None or "://" in str(dirpath):  # None is what ModelCheckpoint takes
+            raise ValueError(f"dirpath must be a local folder, got {dirpath!r}")
         super().__init__(dirpath, monitor=monitor, mode=mode, save_last=True, save_top_k=0)
         self.keep = keep
         self._steps_between = every_n_train_steps

@@ -219,9 +219,11 @@ def test_a_shuffled_loader_is_told_that_it_will_not_resume(tmp_path):
         ({"every_n_train_steps": 0}, ValueError, "every_n_train_steps must be an integer >= 1, got 0"),
         ({"every_n_train_steps": 1.5}, ValueError, "every_n_train_steps must be an integer >= 1, got 1.5"),
         ({"every_n_epochs": -1}, ValueError, "every_n_epochs must be an integer >= 1, got -1"),
+        ({"every_n_epochs": None}, ValueError, "every_n_epochs must be an integer >= 1, got None"),
         ({"keep": 0}, ValueError, "keep must be an integer >= 1, or -1 for all, got 0"),
         ({"mode": "best"}, ValueError, 'mode must be "min" or "max", got \'best\''),
         ({"dirpath": "s3://bucket"}, ValueError, "dirpath must be a local folder, got 's3://bucket'"),
+        ({"dirpath": None}, ValueError, "dirpath must be a local folder, got None"),
         (
             {"train_time_interval": "5ep"},
             ValueError,
