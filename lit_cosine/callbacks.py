@@ -142,7 +142,7 @@ class LearningRateScheduler(Callback):
         planned = plan(trainer, self.warmup)
         for optimizer in trainer.optimizers:
             for key, schedule in self.schedules.items():
-                own = planned if key == "lr" else replace(planned, warmup=0)
+                own = planned if key == "lr" else replace(planned, warmup=0, share=None)
                 self._schedulers.append(TrainerLR(optimizer, schedule, own, self.on_resize, key=key))
         if self._state is not None:
             self._restore(self._state)

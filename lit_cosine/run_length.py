@@ -37,6 +37,7 @@ def total_steps(trainer: Any) -> int:
         trainer: The Trainer, with a module attached.
 
     Raises:
+        TypeError: If ``trainer`` is none.
         ValueError: If the run has no honest length in steps; the message names the Trainer argument that gives one.
 
     >>> import torch, lightning.pytorch as pl
@@ -51,12 +52,13 @@ def total_steps(trainer: Any) -> int:
     >>> model.steps
     6
     """
+    run = Run(trainer)
     if not trainer.lightning_module.automatic_optimization:
         raise ValueError(
             "under manual optimization a Trainer does not know how often each optimizer will step: "
             "use the LearningRateScheduler callback, or ScheduleLR with your own total_steps"
         )
-    return _finite(Run(trainer), "step")
+    return _finite(run, "step")
 
 
 @dataclass(frozen=True)
@@ -68,12 +70,14 @@ class Plan:
         total: Length of the run.
         warmup: Length of the warmup, < ``total``.
         run: The reading of the Trainer that these come from.
+        share: The warmup's part of ``total``, where it was asked for as one.
     """
 
     unit: Unit
     total: int
     warmup: int
     run: Run
+    share: float | None = None
 
 
 def plan(trainer: Any, warmup: str | Duration = "0step", interval: Interval = "step") -> Plan:
@@ -96,13 +100,19 @@ def plan(trainer: Any, warmup: str | Duration = "0step", interval: Interval = "s
         length = total - 1  # a smoke test of a few batches says nothing about the warmup of the real run
     if length >= total:
         raise ValueError(f'warmup must be shorter than the run: "{duration}" is {length:,} of {counted(total, unit)}')
-    return Plan(unit, total, length, run)
+    return Plan(unit, total, length, run, duration.value if duration.unit == "run" else None)
 
 
 class Run:
     """One reading of a Trainer: what limits its run, and what an earlier fit has already done of it."""
 
     def __init__(self, trainer: Any) -> None:
+        if not hasattr(trainer, "fit_loop"):
+            raise TypeError(f"trainer must be a Trainer, as self.trainer is in configure_optimizers, got {trainer!r}")
+        if trainer.lightning_module is None:
+            raise ValueError(
+                "the Trainer has no module yet: ask for the length of its run in configure_optimizers or on_train_start"
+            )
         self.trainer = trainer
         self.max_epochs: float = math.inf if trainer.max_epochs == -1 else trainer.max_epochs
         self.max_steps: float = math.inf if trainer.max_steps == -1 else trainer.max_steps

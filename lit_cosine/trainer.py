@@ -47,7 +47,7 @@ def lr_scheduler_config(
 
     Raises:
         ValueError: If the run has no honest length, or the warmup does not fit in it.
-        TypeError: If ``schedule`` or ``warmup`` has the wrong type.
+        TypeError: If ``optimizer``, ``schedule``, ``trainer`` or ``warmup`` has the wrong type.
 
     >>> import torch, lightning.pytorch as pl
     >>> from lightning.pytorch.demos.boring_classes import BoringModel
@@ -94,6 +94,7 @@ class TrainerLR(ScheduleLR):
         super().__init__(optimizer, schedule, planned.total, planned.warmup, on_resize, key=key)
         self._run = planned.run
         self._limits = planned.run.limits()
+        self._share = planned.share
 
     def step(self, epoch: int | None = None) -> None:
         """Move on with the Trainer: by one step or epoch, to the batch it is at, or to the time that has passed."""
@@ -124,7 +125,8 @@ class TrainerLR(ScheduleLR):
             return
         left = run.left(self.unit, *run.done_now(self.unit))
         if 0 < left < math.inf and self.last_epoch + left != self.total_steps:
-            self.resize(math.ceil(self.last_epoch + left))
+            total = math.ceil(self.last_epoch + left)
+            self.resize(total, None if self._share is None else min(round(self._share * total), total - 1))
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_run": None}

@@ -446,18 +446,33 @@ def test_replace_leaves_a_group_alone_that_the_other_scheduler_does_not_know() -
     assert model.used == [pytest.approx([lr, 0.4 * lr], rel=1e-12) for lr in curve(8)]
 
 
-def test_the_horizon_may_move_while_training() -> None:
-    class Longer(Callback):
-        def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
-            if trainer.current_epoch == 1:
-                trainer.fit_loop.max_epochs = 4
+class Longer(Callback):
+    """Makes four epochs of two when the second begins."""
 
+    def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+        if trainer.current_epoch == 1:
+            trainer.fit_loop.max_epochs = 4
+
+
+def test_the_horizon_may_move_while_training() -> None:
     model = Net()
     run = fit(model, LearningRateScheduler(Linear()), Longer(), max_epochs=2)
     before = [0.1 * (1 - k / 16) for k in range(9 + 1)]
     after = [before[9] * (1 - (k - 9) / (32 - 9)) for k in range(9, 32)]
     assert model.lrs == pytest.approx(before[:9] + after, rel=1e-12)
     assert run.optimizers[0].param_groups[0]["lr"] == 0.0
+
+
+def test_other_hyperparameters_have_no_warmup_under_a_moved_horizon_either() -> None:
+    decays: list[float] = []
+
+    class Note(Callback):
+        def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
+            decays.append(optimizer.param_groups[0]["weight_decay"])
+
+    ours = LearningRateScheduler(warmup="50%", on_resize="rescale", weight_decay=Constant())
+    fit(Net(weight_decay=0.01), ours, Longer(), Note(), max_epochs=2)
+    assert decays == [0.01] * 32
 
 
 # The faults of today, each with the stock part that has it and the callback that has not.

@@ -286,6 +286,14 @@ def test_a_limit_changed_by_a_callback(policy: OnResize, limits: dict[str, int],
     assert model.lrs == exactly([0.1 * CURVE(p) for p in progress])
 
 
+def test_a_share_of_warmup_is_a_share_of_the_rescaled_run() -> None:
+    model = Net(scheduled(on_resize="rescale", warmup="25%"))
+    trainer(Raise(1, max_epochs=4), max_epochs=2).fit(model)
+    planned = [oracles.linear_warmup(k, 4) * CURVE(max(k - 4, 0) / 12) for k in range(9)]
+    rescaled = [oracles.linear_warmup(k, 8) * CURVE(max(k - 8, 0) / 24) for k in range(9, 32)]
+    assert model.lrs == exactly([0.1 * factor for factor in planned + rescaled])
+
+
 def test_an_accumulation_changed_by_a_callback() -> None:
     class Accumulate(pl.Callback):
         def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -561,6 +569,22 @@ def test_arguments_that_cannot_be_are_refused(arguments: dict[str, Any], message
 )
 def test_arguments_of_another_type_are_refused(arguments: dict[str, Any], message: str) -> None:
     refused(f"^{message}", TypeError, **arguments, max_epochs=3)
+
+
+@pytest.mark.parametrize("no_trainer", [None, 100, Net()])
+def test_what_is_no_trainer_is_refused(no_trainer: Any) -> None:
+    message = r"^trainer must be a Trainer, as self.trainer is in configure_optimizers, got (None|100|Net\()"
+    with pytest.raises(TypeError, match=message):
+        total_steps(no_trainer)
+    with pytest.raises(TypeError, match=message):
+        lr_scheduler_config(torch.optim.SGD(Net().parameters(), lr=0.1), CURVE, no_trainer)
+
+
+def test_a_trainer_that_has_no_module_yet_is_refused() -> None:
+    with pytest.raises(
+        ValueError, match=r"^the Trainer has no module yet: ask for the length of its run in configure_"
+    ):
+        total_steps(trainer(max_epochs=2))
 
 
 def test_a_warmup_that_does_not_fit_the_kind_of_run_is_refused() -> None:
