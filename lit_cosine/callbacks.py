@@ -32,11 +32,11 @@ class LearningRateScheduler(Callback):
 
     The length is the Trainer's own run. Under automatic optimization progress counts real updates, under manual
     optimization the run's batches, and where ``max_time`` is the only limit the time: every optimizer is at its end
-    when the run ends. Resumes exactly from any checkpoint. Param groups that join while training bring their own base
-    LR, and a group's LR that is changed from outside (an LR finder, a finetuning callback) moves its base LR. So give
-    ``BackboneFinetuning`` a ``backbone_initial_lr``: its ratio is of the LR of the moment, which has the factor in it.
-    Behind a LearningRateMonitor and before a finetuning callback is the one place where a group joins after the
-    monitor's look.
+    when the run ends. Resumes exactly from any checkpoint, and goes on where the run is from one made without it. Param
+    groups that join while training bring their own base LR, and a group's LR that is changed from outside (an LR
+    finder, a finetuning callback) moves its base LR. So give ``BackboneFinetuning`` a ``backbone_initial_lr``: its
+    ratio is of the LR of the moment, which has the factor in it. A LearningRateMonitor before it and a finetuning
+    callback behind it is the one order in which a group's first point is its LR before it joined.
 
     Args:
         schedule: The curve of the learning rate.
@@ -146,6 +146,9 @@ class LearningRateScheduler(Callback):
                 self._schedulers.append(TrainerLR(optimizer, schedule, own, self.on_resize, key=key))
         if self._state is not None:
             self._restore(self._state)
+        elif trainer.ckpt_path:  # of a run that began without this callback
+            for scheduler in self._schedulers:
+                scheduler.adopt(planned.run)
         if pl_module.automatic_optimization:
             hook = partial(self._on_update, trainer)
             self._handles = [optimizer.register_step_post_hook(hook) for optimizer in trainer.optimizers]

@@ -21,7 +21,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from lit_cosine.horizon import Clock, OnResize, check_on_resize
 from lit_cosine.schedule import Schedule, check_schedule
 
-__all__ = ["ScheduleLR", "check_key"]
+__all__ = ["ScheduleLR", "check_key", "log_warning"]
 
 _log = logging.getLogger(__name__)
 
@@ -214,7 +214,7 @@ class ScheduleLR(LRScheduler):
         if self.total_steps != planned[0]:
             self._resize(*planned)
         elif self.warmup_steps != planned[1]:
-            _warn("warmup_steps stays %s, as in the checkpoint; %s was asked for", self.warmup_steps, planned[1])
+            log_warning("warmup_steps stays %s, as in the checkpoint; %s was asked for", self.warmup_steps, planned[1])
         self._write()
         self._checkpointed = list(state_dict["last_lr"])
 
@@ -229,7 +229,7 @@ class ScheduleLR(LRScheduler):
             then = 'the schedule had ended and holds its end; "restart" or "rescale" would anneal again'
         else:
             then = f"factor {before:.4g} -> {self.factor_at(step):.4g}, its end at step {self.clock.total:,}"
-        _warn(
+        log_warning(
             'total_steps changed from %s to %s at step %s (progress %.4g), on_resize="%s": %s',
             *(f"{old:,}", f"{total_steps:,}", f"{step:,}", progress, self.on_resize, then),
         )
@@ -308,7 +308,7 @@ def _same(lr: float | Tensor, value: float) -> bool:
     return bool(lr == torch.tensor(value, dtype=lr.dtype)) if isinstance(lr, Tensor) else lr == value
 
 
-def _warn(message: str, *numbers: object) -> None:
+def log_warning(message: str, *numbers: object) -> None:
     """Log one line, on one rank."""
     distributed = torch.distributed
     if not (distributed.is_available() and distributed.is_initialized() and distributed.get_rank()):

@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from lit_cosine.horizon import Duration, OnResize
 from lit_cosine.run_length import Interval, Plan, Run, Unit, plan, total_steps
 from lit_cosine.schedule import Schedule
-from lit_cosine.scheduler import ScheduleLR
+from lit_cosine.scheduler import ScheduleLR, log_warning
 
 __all__ = ["Interval", "Plan", "TrainerLR", "lr_names", "lr_scheduler_config", "plan", "skipped_update", "total_steps"]
 
@@ -95,11 +95,18 @@ class TrainerLR(ScheduleLR):
         self._run = planned.run
         self._limits = planned.run.limits()
         self._share = planned.share
+        self._unknown = bool(planned.run.trainer.ckpt_path)  # to the checkpoint, until its state is loaded
 
     def step(self, epoch: int | None = None) -> None:
         """Move on with the Trainer: by one step or epoch, to the batch it is at, or to the time that has passed."""
         run = self._run
-        if run is None or epoch is not None or not self._catch_up(run):
+        if run is not None and self._unknown:
+            self.adopt(run)
+            log_warning(
+                "the checkpoint knows nothing of this schedule, which goes on where the run is: %s %s of %s",
+                *(self.unit, f"{self.last_epoch:,.0f}", f"{self.total_steps:,}"),
+            )
+        elif run is None or epoch is not None or not self._catch_up(run):
             super().step(epoch)
         if run is not None and self._limits != (limits := run.limits()):
             self._limits = limits
@@ -108,8 +115,16 @@ class TrainerLR(ScheduleLR):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore as ScheduleLR does; progress that is the Trainer's own is read off it again."""
         super().load_state_dict(state_dict)
+        self._unknown = False
         if self._run is not None:
             self._catch_up(self._run)
+
+    def adopt(self, run: Run) -> None:
+        """Go to where a resumed Trainer is whose checkpoint was made without this scheduler."""
+        self._unknown = False
+        if not self._catch_up(run):
+            epochs, steps, _ = run.done_now(self.unit)
+            self.move_to(epochs if self.unit == "epoch" else steps)
 
     def _catch_up(self, run: Run) -> bool:
         """Go to where the Trainer is, and return True, if that is not counted in calls of ``step()``."""

@@ -131,6 +131,28 @@ def test_resume_with_more_epochs(tmp_path: Path, on_resize: Any, lr: Any, caplog
     assert on_resize in lines[0]
 
 
+@pytest.mark.parametrize("stock", [True, False])
+def test_a_run_that_began_without_the_callback_goes_on_where_it_is(
+    tmp_path: Path, stock: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    finish = with_cosine(16, interval="step") if stock else None
+    saver = ModelCheckpoint(tmp_path, every_n_train_steps=5, save_top_k=-1, filename="{step}")
+    fit(Net(finish), saver, max_epochs=2)
+    resumed = Net(finish)
+    ours = LearningRateScheduler(COSINE, warmup="2step", replace=True)
+    fit(resumed, ours, ckpt_path=tmp_path / "step=5.ckpt", max_epochs=2)
+    assert resumed.lrs == pytest.approx(curve(16, 2)[5:], rel=1e-12)
+    assert "from progress 0.2143" in caplog.text
+
+
+def test_a_gan_that_began_without_the_callback_goes_on_where_it_is(tmp_path: Path) -> None:
+    saver = ModelCheckpoint(tmp_path, every_n_train_steps=6, save_top_k=-1, filename="{step}")
+    fit(Gan(), saver, max_epochs=2)  # the sixth update is the generator's in batch 3
+    resumed = Gan()
+    fit(resumed, LearningRateScheduler(COSINE), ckpt_path=tmp_path / "step=6.ckpt", max_epochs=2)
+    assert resumed.used["critic"] == pytest.approx(curve(16, lr=4e-3)[4:], rel=1e-12)
+
+
 def test_the_plan_is_said_in_one_line(caplog: pytest.LogCaptureFixture) -> None:
     fit(Net(), LearningRateScheduler(warmup="2step", weight_decay=Linear(1, 10)), max_epochs=2)
     assert (

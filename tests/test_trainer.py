@@ -246,6 +246,24 @@ def test_a_run_resumed_in_another_unit_is_refused(
 
 
 @INSIDE_AN_EPOCH
+@pytest.mark.parametrize(
+    ("interval", "expected"),
+    [
+        ("step", [CURVE(0), *(CURVE(k / 16) for k in range(6, 16))]),
+        ("epoch", [CURVE(0)] * 3 + [CURVE(1 / 2)] * 8),
+    ],
+)
+def test_a_run_that_began_without_the_scheduler_goes_on_where_it_is(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, interval: str, expected: list[float]
+) -> None:
+    trainer(SaveAt(5, tmp_path / "run.ckpt"), max_epochs=2).fit(Net())
+    model = Net(scheduled(interval=interval))
+    trainer(max_epochs=2).fit(model, ckpt_path=tmp_path / "run.ckpt")
+    assert model.lrs == exactly([0.1 * factor for factor in expected])
+    assert "the checkpoint knows nothing of this schedule" in caplog.text
+
+
+@INSIDE_AN_EPOCH
 def test_a_trainer_that_resumes_after_a_fit_counts_the_whole_run(tmp_path: Path) -> None:
     model = Net(scheduled())
     run = trainer(SaveAt(5, tmp_path / "run.ckpt"), max_epochs=2)
