@@ -164,10 +164,7 @@ def write_checkpoint(checkpoint: dict[str, Any], path: str | Path) -> None:
         CheckpointWriteError: If the file cannot be written, as on a full disk. What was at ``path`` is untouched.
     """
     path = Path(path)
-    buffer = io.BytesIO()
-    torch.save(checkpoint, buffer)
-    _refuse_unsafe(buffer, f"checkpoint {path}")
-    contents = bytearray(buffer.getbuffer())
+    contents = bytearray(_saved(checkpoint, f"checkpoint {path}").getbuffer())
     digest = hashlib.sha256(contents).hexdigest()
     # a zip ends in the length of its comment: here 0, and the digest is taken with that 0
     seal = _SEAL + digest.encode()
@@ -318,9 +315,7 @@ def check_plain(value: Any, name: str) -> None:
     Traceback (most recent call last):
     lit_cosine.checkpoint_io.CheckpointError: hyperparameters must hold only tensors and plain data ...
     """
-    buffer = io.BytesIO()
-    torch.save(value, buffer)
-    _refuse_unsafe(buffer, name)
+    _saved(value, name)
 
 
 def _refuse_trust(weights_only: bool | None) -> None:
@@ -328,13 +323,17 @@ def _refuse_trust(weights_only: bool | None) -> None:
         raise CheckpointError(f"weights_only must be True, got {weights_only!r}: nothing else is loaded here")
 
 
-def _refuse_unsafe(buffer: IO[bytes], name: str) -> None:
+def _saved(value: Any, name: str) -> io.BytesIO:
+    """Return ``value`` as a file in memory, or refuse it where it could not be loaded again."""
+    buffer = io.BytesIO()
+    torch.save(value, buffer)
     buffer.seek(0)
     if unsafe := get_unsafe_globals_in_checkpoint(buffer):
         raise CheckpointError(
             f"{name} must hold only tensors and plain data (numbers, strings, lists, dicts), or it could be saved but "
             f"never loaded again: found {', '.join(sorted(unsafe))}"
         )
+    return buffer
 
 
 def _from_file(file: IO[bytes], name: object, map_location: Any) -> Any:
