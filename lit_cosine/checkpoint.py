@@ -184,8 +184,7 @@ class ExactResume(ModelCheckpoint):
             loop.reset_restart_stage()
             loop.epoch_loop.restarting = False
             loop.epoch_progress.increment_completed()
-        loaders = [loader for loader in tree_leaves(trainer.train_dataloader) if isinstance(loader, DataLoader)]
-        exact = all(isinstance(_sampler(loader), EpochSampler) and loader.generator for loader in loaders)
+        exact = all(_resumes(loader) for loader in tree_leaves(trainer.train_dataloader))
         if not exact and not trainer.fast_dev_run:
             rank_zero_warn(
                 "batches after a resume will not be those of the uninterrupted run: give every train loader "
@@ -346,8 +345,12 @@ def _seconds(interval: str | timedelta | None) -> float | None:
     return seconds
 
 
-def _sampler(loader: DataLoader[Any]) -> Any:
-    return getattr(loader.batch_sampler, "sampler", loader.sampler)
+def _resumes(loader: Any) -> bool:
+    """Return whether ``loader`` goes on within an epoch; of one of somebody's own its state is believed."""
+    if not isinstance(loader, DataLoader):
+        return hasattr(loader, "load_state_dict")
+    sampler = getattr(loader.batch_sampler, "sampler", loader.sampler)
+    return isinstance(sampler, EpochSampler) and loader.generator is not None
 
 
 def _random_state(device: torch.device) -> dict[str, Any]:

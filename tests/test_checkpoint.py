@@ -206,9 +206,23 @@ def test_other_ways_of_saving_are_named(tmp_path):
         run.fit(model, data)
 
 
-def test_a_shuffled_loader_is_told_that_it_will_not_resume(tmp_path):
+class OwnLoader:
+    """A loader of somebody's own, that begins every epoch anew."""
+
+    def __init__(self, rows):
+        self.rows = rows
+
+    def __len__(self):
+        return BATCHES
+
+    def __iter__(self):
+        return iter(DataLoader(self.rows, 10))
+
+
+@pytest.mark.parametrize("loader", [lambda rows: DataLoader(rows, 10, shuffle=True), OwnLoader])
+def test_a_loader_is_told_that_it_will_not_resume(tmp_path, loader):
     run, model, data = build(tmp_path, max_epochs=1)
-    data.train_dataloader = lambda: DataLoader(data.rows, 10, shuffle=True)
+    data.train_dataloader = lambda: loader(data.rows)
     with pytest.warns(UserWarning, match=r"batches after a resume will not be those of the uninterrupted run"):
         run.fit(model, data)
 
