@@ -6,18 +6,11 @@ Convention: the arguments are steps and the result is a factor of the peak LR, u
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 
-def transformers_cosine(step: int, warmup: int, total: int) -> float:
-    """transformers.get_cosine_schedule_with_warmup."""
-    if step < warmup:
-        return step / max(1, warmup)
-    return max(0.0, 0.5 * (1.0 + math.cos(math.pi * (step - warmup) / max(1, total - warmup))))
-
-
-def transformers_cosine_min_lr(step: int, warmup: int, total: int, min_lr_rate: float) -> float:
-    """transformers.get_cosine_with_min_lr_schedule_with_warmup."""
+def transformers_cosine(step: int, warmup: int, total: int, min_lr_rate: float = 0.0) -> float:
+    """transformers.get_cosine_with_min_lr_schedule_with_warmup; at 0, get_cosine_schedule_with_warmup."""
     if step < warmup:
         return step / max(1, warmup)
     factor = 0.5 * (1.0 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
@@ -126,8 +119,3 @@ def resumed_progress(step: float, resumed_at: float, policy: str, old: float, ne
 def linear_warmup(step: int, warmup: int) -> float:
     """The warmup of pytorch_warmup.LinearWarmup with a period of ``warmup + 1``."""
     return min(1.0, (step + 1) / (warmup + 1))
-
-
-def multi_step(step: int, milestones: Sequence[int], gamma: float) -> float:
-    """gamma once for every milestone reached."""
-    return math.prod(gamma for milestone in milestones if step >= milestone)

@@ -49,7 +49,7 @@ def test_a_restored_position_holds_for_its_epoch_alone():
 
 @pytest.mark.parametrize("rows", [48, 50])
 @pytest.mark.parametrize("drop_last", [False, True])
-def test_ranks_share_every_batch_of_one_rank(rows, drop_last, tmp_path, monkeypatch):
+def test_ranks_share_every_batch_of_one_rank(rows, drop_last):
     ranks = 4
     single = passes(EpochSampler(range(rows), 8, seed=1), [3])[0]
     shares = []

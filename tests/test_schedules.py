@@ -72,16 +72,15 @@ def test_cosine_is_torchs_cosine_annealing(steps: int, end: float) -> None:
     assert [*curve.sample(steps), curve(1.0)] == pytest.approx(witness, rel=1e-12, abs=1e-14)
 
 
-RESTARTS = list(itertools.product([1, 3, 10, 25], [1, 2, 3], [1, 2, 4], [0.05]))
-
-
-@pytest.mark.parametrize(("t_0", "t_mult", "cycles", "end"), RESTARTS)
-def test_restarts_are_torchs_warm_restarts(t_0: int, t_mult: int, cycles: int, end: float) -> None:
+@pytest.mark.parametrize("t_0", [1, 3, 10, 25])
+@pytest.mark.parametrize("t_mult", [1, 2, 3])
+@pytest.mark.parametrize("cycles", [1, 2, 4])
+def test_restarts_are_torchs_warm_restarts(t_0: int, t_mult: int, cycles: int) -> None:
     steps = sum(t_0 * t_mult**cycle for cycle in range(cycles))
     witness = torch_lrs(
-        lambda o: lr_scheduler.CosineAnnealingWarmRestarts(o, t_0, T_mult=t_mult, eta_min=end * PEAK), steps
+        lambda o: lr_scheduler.CosineAnnealingWarmRestarts(o, t_0, T_mult=t_mult, eta_min=0.05 * PEAK), steps
     )
-    assert Restarts(Cosine(end=end), cycles, t_mult).sample(steps) == close(witness)
+    assert Restarts(Cosine(end=0.05), cycles, t_mult).sample(steps) == close(witness)
 
 
 @pytest.mark.parametrize("t_0", [2, 10, 33])
@@ -117,7 +116,6 @@ def test_step_is_torchs_multi_step(milestones: tuple[int, ...]) -> None:
     witness = torch_lrs(lambda o: lr_scheduler.MultiStepLR(o, milestones, gamma=0.2), 100)
     curve = Step(0.2, tuple(milestone / 100 for milestone in milestones))
     assert curve.sample(100) == close(witness)
-    assert curve.sample(100) == close([oracles.multi_step(k, milestones, 0.2) for k in range(100)])
 
 
 @pytest.mark.parametrize("power", [0.5, 1.0, 2.0, 3.7])
@@ -160,12 +158,11 @@ def test_sequential_is_torchs() -> None:
 
 
 @pytest.mark.parametrize("warmup", [0, 1, 5, 50, 99])
-def test_warmup_cosine_is_transformers(warmup: int) -> None:
-    expected = [oracles.transformers_cosine(k, warmup, 100) for k in range(101)]
-    curve = warmup_cosine(warmup / 100, start=0.0)
+@pytest.mark.parametrize("end", [0.0, 0.1])
+def test_warmup_cosine_is_transformers(warmup: int, end: float) -> None:
+    expected = [oracles.transformers_cosine(k, warmup, 100, end) for k in range(101)]
+    curve = warmup_cosine(warmup / 100, end, start=0.0)
     assert [*curve.sample(100), curve(1.0)] == close(expected)
-    floored = [oracles.transformers_cosine_min_lr(k, warmup, 100, 0.1) for k in range(100)]
-    assert warmup_cosine(warmup / 100, end=0.1, start=0.0).sample(100) == close(floored)
 
 
 @pytest.mark.parametrize("cycles", [1, 3, 7])
@@ -269,9 +266,8 @@ def test_the_later_schedule_has_the_word_at_every_milestone(stairs: tuple[Schedu
     assert schedule.sample(len(expected)) == expected
 
 
-@pytest.mark.parametrize("length", range(2, 60))
-def test_a_nested_staircase_steps_down_on_its_steps(length: int) -> None:
-    for milestone in range(1, length):
+def test_a_nested_staircase_steps_down_on_its_steps() -> None:
+    for milestone, length in itertools.combinations(range(1, 60), 2):
         curve = Sequential((Constant(), Step(0.5, (milestone / length,))), milestones=(10 / (10 + length),))
         assert curve.sample(10 + length) == [1.0] * (10 + milestone) + [0.5] * (length - milestone)
 
@@ -425,29 +421,28 @@ NUMBERS = [
 EXPONENTS = [(Cosine, "k"), (Polynomial, "power"), (InverseSqrt, "timescale"), (Restarts, "t_mult")]
 
 
-@pytest.mark.parametrize(("cls", "field"), NUMBERS)
-@pytest.mark.parametrize("value", [-0.1, math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize(
+    ("cls", "field", "value"),
+    [(cls, field, -0.1) for cls, field in NUMBERS]
+    + [(cls, "end", value) for cls in (Linear, Exponential) for value in (math.nan, math.inf, -math.inf)],
+)
 def test_factors_must_be_finite_and_not_negative(cls: Any, field: str, value: float) -> None:
     rule = "> 0" if cls is Exponential else ">= 0"
     with pytest.raises(ValueError, match=rf"^{cls.__name__}.{field} must be finite and {rule}, got {value}$"):
         cls(**{field: value})
 
 
-@pytest.mark.parametrize(("cls", "field"), EXPONENTS)
-@pytest.mark.parametrize("value", [0, -1.0, math.nan, math.inf])
-def test_exponents_must_be_above_zero(cls: Any, field: str, value: float) -> None:
-    with pytest.raises(ValueError, match=rf"^{cls.__name__}.{field} must be finite and > 0, got {value}$"):
-        cls(**{field: value})
+@pytest.mark.parametrize(("cls", "field"), [*EXPONENTS, (Exponential, "start"), (Exponential, "end")])
+def test_exponents_must_be_above_zero(cls: Any, field: str) -> None:
+    with pytest.raises(ValueError, match=rf"^{cls.__name__}.{field} must be finite and > 0, got 0$"):
+        cls(**{field: 0})
 
 
-@pytest.mark.parametrize("field", ["start", "end"])
-def test_an_exponential_never_reaches_zero(field: str) -> None:
-    with pytest.raises(ValueError, match=rf"^Exponential.{field} must be finite and > 0, got 0.0$"):
-        Exponential(**{field: 0.0})
-
-
-@pytest.mark.parametrize(("cls", "field"), [*NUMBERS, *EXPONENTS])
-@pytest.mark.parametrize("value", ["0.1", None, True, 1j, 10**400, torch.zeros(2)])
+@pytest.mark.parametrize(
+    ("cls", "field", "value"),
+    [(cls, field, None) for cls, field in [*NUMBERS, *EXPONENTS]]
+    + [(Constant, "value", value) for value in ("0.1", True, 1j, 10**400, torch.zeros(2))],
+)
 def test_what_is_no_number_is_refused(cls: Any, field: str, value: object) -> None:
     with pytest.raises(TypeError, match=rf"^{cls.__name__}.{field} must be a number, got "):
         cls(**{field: value})
