@@ -198,7 +198,10 @@ class ScheduleLR(LRScheduler):
         """
         if not isinstance(state_dict, dict) or state_dict.keys() != _STATE:
             keys = sorted(state_dict) if isinstance(state_dict, dict) else type(state_dict).__name__
-            raise ValueError(f"the state must be a ScheduleLR's, with the keys {sorted(_STATE)}; got {keys}")
+            raise ValueError(
+                f"the state must be a ScheduleLR's, with the keys {sorted(_STATE)}; got {keys}: resume with the "
+                "scheduler that saved it, or under the callback LearningRateScheduler with replace=True"
+            )
         if state_dict["unit"] != self.unit:
             raise ValueError(
                 f"the state counts by the {state_dict['unit']}, this scheduler by the {self.unit}: "
