@@ -63,8 +63,8 @@ class ExactResume(ModelCheckpoint):
 
     Raises:
         TypeError: If ``train_time_interval`` is no duration.
-        ValueError: If an argument is out of range; before training, if hyperparameters could not be loaded again, or
-            the checkpoint is one of another number of processes.
+        ValueError: If an argument is out of range; before training, if hyperparameters could not be loaded again, the
+            checkpoint is one of another number of processes, or an EpochSampler has another batch size than its loader.
         FileExistsError: Before training, if ``dirpath`` holds another run.
         FloatingPointError: If the loss or a weight is not finite; the message names epoch, step and LR.
 
@@ -350,7 +350,12 @@ def _resumes(loader: Any) -> bool:
     if not isinstance(loader, DataLoader):
         return hasattr(loader, "load_state_dict")
     sampler = getattr(loader.batch_sampler, "sampler", loader.sampler)
-    return isinstance(sampler, EpochSampler) and loader.generator is not None
+    if not isinstance(sampler, EpochSampler):
+        return False
+    size = getattr(loader.batch_sampler, "batch_size", 1)
+    if size != sampler.batch_size:  # its position is counted in these
+        raise ValueError(f"EpochSampler.batch_size must be the loader's, which is {size}, got {sampler.batch_size}")
+    return loader.generator is not None
 
 
 def _random_state(device: torch.device) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.plugins.io import AsyncCheckpointIO
-from resumable import BATCHES, EPOCHS, Own, Trace, build, weights
+from resumable import BATCHES, EPOCHS, Own, OwnData, Trace, build, weights
 from torch.utils.data import DataLoader
 
 from lit_cosine import ExactResume
@@ -204,6 +204,15 @@ def test_other_ways_of_saving_are_named(tmp_path):
     run, model, data = build(tmp_path, plugins=[AsyncCheckpointIO()])
     with pytest.raises(TypeError, match="brings its own CheckpointIO: take AsyncCheckpointIO out of plugins"):
         run.fit(model, data)
+
+
+def test_a_sampler_with_another_batch_size_than_its_loader_is_refused(tmp_path):
+    run, model, data = build(tmp_path)
+    data.batch_size = 5  # the loader's; the sampler would leave out twice the rows that were done
+    data.setup = lambda stage: (OwnData.setup(data, stage), setattr(data.sampler, "batch_size", 10))
+    with pytest.raises(ValueError, match=r"^EpochSampler.batch_size must be the loader's, which is 5, got 10$"):
+        run.fit(model, data)
+    assert run.global_step == 0
 
 
 class OwnLoader:
