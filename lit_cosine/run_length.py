@@ -37,7 +37,7 @@ def total_steps(trainer: Any) -> int:
         trainer: The Trainer, with a module attached.
 
     Raises:
-        TypeError: If ``trainer`` is none.
+        TypeError: If ``trainer`` is no Trainer.
         ValueError: If the run has no honest length in steps; the message names the Trainer argument that gives one.
 
     >>> import torch, lightning.pytorch as pl
