@@ -102,10 +102,9 @@ class TrainerLR(ScheduleLR):
         run = self._run
         if run is not None and self._unknown:
             self.adopt(run)
-            log_warning(
-                "the checkpoint knows nothing of this schedule, which goes on where the run is: %s %s of %s",
-                *(self.unit, f"{self.last_epoch:,.0f}", f"{self.total_steps:,}"),
-            )
+            at, total = f"{self.last_epoch:,.0f}", f"{self.total_steps:,}"
+            where = "the checkpoint knows nothing of this schedule, which goes on where the run is: %s %s of %s"
+            log_warning(where, self.unit, at, total)
         elif run is None or epoch is not None or not self._catch_up(run):
             super().step(epoch)
         if run is not None and self._limits != (limits := run.limits()):
