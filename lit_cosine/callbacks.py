@@ -16,10 +16,10 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from lit_cosine.horizon import Duration, OnResize, check_on_resize
+from lit_cosine.run_length import Plan, counted, plan
 from lit_cosine.schedule import Schedule, check_schedule
 from lit_cosine.scheduler import check_key
 from lit_cosine.schedules import Cosine
-from lit_cosine.run_length import Plan, counted, plan
 from lit_cosine.trainer import TrainerLR, lr_names, skipped_update
 
 __all__ = ["LearningRateScheduler"]
