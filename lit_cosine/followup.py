@@ -77,7 +77,7 @@ class Followup:
             if len(steps) > _KEPT:
                 self._stride *= 2
                 for kept in self.curves.values():
-                    kept[0][1::2], kept[1][1::2] = [], []
+                    del kept[0][1::2], kept[1][1::2]
 
     def report(self, why_ended: str = "") -> list[str]:
         """Return, a sentence each, where plan and use have parted; empty if they have not."""

@@ -411,6 +411,21 @@ def test_tensorboard_gets_the_plan_and_the_plan_beside_the_use(tmp_path):
     assert (image.width, image.height) == (800, 400)
 
 
+def test_of_a_long_run_the_picture_keeps_fewer_and_fewer_points(monkeypatch):
+    monkeypatch.setattr("lit_cosine.followup._KEPT", 5)
+
+    class Reads(pl.Callback):
+        def on_train_end(self, trainer, pl_module):
+            self.curves = dict(audit._followup.curves)
+
+    audit, reads = ScheduleAudit("print"), Reads()
+    fit(Net(cosine_over(24)), reads, audit)
+    assert audit.differences == []
+    ((steps, lrs),) = reads.curves.values()
+    assert steps == [0, 8, 16]
+    assert lrs == pytest.approx([0.1, 0.075, 0.025], rel=1e-9)
+
+
 def test_learning_rate_logger_writes_where_the_monitor_does_not(tmp_path):
     audit = ScheduleAudit("print")
     callbacks = [pl.callbacks.LearningRateMonitor(), LearningRateLogger(), audit]
