@@ -45,16 +45,16 @@ _BUFFER = 1000
 
 
 class Dashboard(Callback):
-    """Writes TensorBoard's pages of a run: layout, planned LR, HParams row, text, graph, and what each update cost.
+    """Writes TensorBoard's pages of a run: layout, planned LR, HParams row, text and graph; and the gradient norm.
 
     The layout "Schedule" is under Custom Scalars: planned and used LR, losses, metrics and gradient norm of all runs.
-    The loss of every update, the gradient norm and the training time go to loggers of every kind, the rest to
-    TensorBoard. A run that is resumed in its
-    folder goes on without a zigzag: what the killed process wrote after the checkpoint is dropped.
+    The gradient norm and the training time go to loggers of every kind, the rest to TensorBoard. A run that is resumed
+    in its folder goes on without a zigzag: what the killed process wrote after the checkpoint is dropped.
 
-    Give it beside LearningRateLogger, after ScheduleAudit where there is one (its findings are put into the text), and
-    make the logger with ``TensorBoardLogger(…, default_hp_metric=False)``: HParams rows of Lightning's own take the
-    place of these. The graph is that of a module with an ``example_input_array``.
+    Give it beside ``LearningRateLogger(loss_tag="train/loss_step")``, which writes the LR and the loss of every update,
+    and after ScheduleAudit where there is one (its findings are put into the text). Make the logger with
+    ``TensorBoardLogger(…, default_hp_metric=False)``: HParams rows of Lightning's own take the place of these. The
+    graph is that of a module with an ``example_input_array``.
 
     Args:
         command: The command line, for the text.
@@ -81,8 +81,6 @@ class Dashboard(Callback):
     def _clear(self) -> None:
         self._written = False
         self._points: list[tuple[int, str, Tensor, float]] = []
-        self._window: list[Tensor] = []
-        self._updates = 0
         self._began = self._saved = time.monotonic()
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
@@ -102,7 +100,6 @@ class Dashboard(Callback):
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Drop what lies ahead in the files of a run that is resumed; begin to count the seconds."""
         self._clear()
-        self._updates = _updates(trainer)
         if trainer.global_step:
             for writer in self._boards(trainer):
                 begin_again(writer, trainer.global_step)
@@ -141,7 +138,7 @@ class Dashboard(Callback):
 
     def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Optimizer) -> None:
         """Measure the gradient norm, before clipping."""
-        step = _updates(trainer)
+        step = int(trainer.global_step) // max(1, len(trainer.optimizers))  # of each optimizer
         if step % self.every_n_steps or not trainer.loggers:
             return
         parameters = (parameter for group in optimizer.param_groups for parameter in group["params"])
@@ -150,17 +147,7 @@ class Dashboard(Callback):
             self._points.append((step, "train/gradient_norm", torch.nn.utils.get_total_norm(gradients), time.time()))
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Keep the loss, one point for the batches of an update; write points that have waited long enough."""
-        loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
-        if isinstance(loss, Tensor) and trainer.loggers:
-            # Lightning hands the loss over divided by the length of the window
-            self._window.append(loss.detach() * trainer.accumulate_grad_batches)
-        updates = _updates(trainer)
-        if updates != self._updates and self._window:
-            loss = self._window[0] if len(self._window) == 1 else torch.stack(self._window).mean()
-            self._points.append((updates - 1, "train/loss_step", loss, time.time()))
-            self._window.clear()
-        self._updates = updates
+        """Write points that have waited long enough."""
         if len(self._points) >= _BUFFER or (self._points and time.monotonic() - self._saved >= _SECONDS):
             self._write(trainer)
 
@@ -199,11 +186,6 @@ class Dashboard(Callback):
         if not trainer.is_global_zero:
             return []
         return [board for logger in trainer.loggers if (board := board_of(logger)) is not None]
-
-
-def _updates(trainer: Any) -> int:
-    """Return the updates made so far, of each optimizer."""
-    return int(trainer.global_step) // max(1, len(trainer.optimizers))
 
 
 def _thinned(steps: Sequence[float], lrs: Sequence[float], done: int) -> tuple[list[int], list[float]]:

@@ -39,7 +39,7 @@ class Dies(Callback):
 
 def train(folder, *callbacks, resume=None):
     logger = TensorBoardLogger(folder, name="", version="", default_hp_metric=False)
-    watch = [LearningRateLogger(), Dashboard(every_n_steps=1), *callbacks]
+    watch = [LearningRateLogger(loss_tag="train/loss_step"), Dashboard(every_n_steps=1), *callbacks]
     checkpoints = ExactResume(folder / "checkpoints", every_n_train_steps=4)
     arguments = {"checkpoints": checkpoints, "logger": logger, "log_every_n_steps": 1}
     run, model, data = build(folder, "module", callbacks=watch, **arguments)

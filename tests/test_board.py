@@ -24,6 +24,10 @@ def test_tensorboard_answers_what_ran_what_it_did_and_how_runs_differ(tmp_path, 
     assert main(train) == 0
     short = ["--trainer.max_epochs", "2", "--model.schedule", "Restarts", "--model.schedule.cycles", "2"]
     assert main([*train, *short, "--model.interval", "step", "--model.lr", "0.1", "--data.batch_size", "100"]) == 0
+    written = EventAccumulator("runs/run_1", size_guidance={"scalars": 0}).Reload()
+    for tag in {*written.Tags()["scalars"]} - {"epoch"}:  # Lightning's, with what is validated and what is trained
+        steps = [event.step for event in written.Scalars(tag)]
+        assert steps == sorted({*steps}), tag  # each once
     with served(tmp_path / "runs") as board:
         board.wait(lambda board: {"run_1", "run_2"} <= {*board.get("plugin/images/tags")})
         points = board.scalars("run_1", "lr-Adam")

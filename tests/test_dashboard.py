@@ -170,21 +170,6 @@ def test_a_module_that_cannot_be_traced_trains_without_a_graph(tmp_path, caplog)
     assert text_of(served)
 
 
-class Numbered(Net):
-    """The loss is the number of the batch."""
-
-    def training_step(self, batch, batch_idx):
-        return super().training_step(batch, batch_idx) * 0 + batch_idx
-
-
-def test_the_loss_of_every_update_is_written_and_that_of_a_window_is_its_mean(tmp_path):
-    served = fit(tmp_path / "1", Numbered(), Dashboard(), max_epochs=1)
-    assert [(event.step, event.value) for event in served.Scalars("train/loss_step")] == [(k, k) for k in range(8)]
-    served = fit(tmp_path / "3", Numbered(), Dashboard(), accumulate_grad_batches=3)  # of 0 1 2, 3 4 5, 6 7
-    losses = [(event.step, event.value) for event in served.Scalars("train/loss_step")]
-    assert losses == [(0, 1.0), (1, 4.0), (2, 6.5), (3, 1.0), (4, 4.0), (5, 6.5)]
-
-
 class Slope(Net):
     """The gradient of every weight is the number of the batch."""
 

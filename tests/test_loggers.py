@@ -17,8 +17,9 @@ TAGS = {"lr-SGD", "train/loss_step", "train/gradient_norm", "train/seconds"}
 def fit(folder, logger):
     """Return the LR of every step, as the optimizer used it."""
     model = Net()
-    watch = [LearningRateScheduler(Cosine(end=0.1)), ScheduleAudit(), LearningRateLogger(), Dashboard(every_n_steps=4)]
-    run = trainer(*watch, TrainingCurves(), max_epochs=2, logger=logger, default_root_dir=folder, log_every_n_steps=1)
+    log = LearningRateLogger(loss_tag="train/loss_step")
+    watch = [LearningRateScheduler(Cosine(end=0.1)), ScheduleAudit(), log, Dashboard(every_n_steps=4), TrainingCurves()]
+    run = trainer(*watch, max_epochs=2, logger=logger, default_root_dir=folder, log_every_n_steps=1)
     run.fit(model)
     return [*model.lrs, run.optimizers[0].param_groups[0]["lr"]]
 
@@ -70,7 +71,7 @@ def test_weights_and_biases_offline(tmp_path, monkeypatch):
 
     monkeypatch.setenv("WANDB_SILENT", "true")
     used = fit(tmp_path, WandbLogger(save_dir=str(tmp_path), offline=True))
-    wandb.finish()
+    wandb.teardown()  # the file is whole when the process that writes it has gone
     (path,) = tmp_path.rglob("*.wandb")
     points = {}
     for data in records(path.read_bytes()):
