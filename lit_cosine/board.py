@@ -21,8 +21,8 @@ __all__ = ["board"]
 
 _PORT = 6006
 _TRIED = 100
-# no smoothing: a learning rate that is smoothed is not the one that was used
-_PAGE = "#custom_scalars&_smoothingWeight=0"
+# no smoothing, here and under Time Series: a learning rate that is smoothed is not the one that was used
+_PAGE = "?smoothing=0#custom_scalars&_smoothingWeight=0"
 # points of a curve, pictures and texts of a tag: all that a run of lit_cosine writes
 _SAMPLES = "scalars=1000000,images=1000,text=100"
 

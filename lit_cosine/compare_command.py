@@ -140,7 +140,7 @@ def _compare(options: argparse.Namespace, console: Console) -> None:
         floors = _watched("floors", make, data, FLOORS, folder=folder / "floors", **common)
     if not _first():
         return
-    paths = write(found, folder, floors)
+    paths = write(found, folder, floors, {"data": name, "network_size": _size(make)})
     for measure in MEASURES:
         console.print(table(found, measure))
     if count := int(found.diverged.sum()):
@@ -159,7 +159,8 @@ def _claims(options: argparse.Namespace, console: Console) -> None:
         evidence = _evidence(options, name, folder / name)
         findings += judge(evidence, name)
         if _first():
-            write(evidence.field, folder / name / "report", evidence.floors)
+            columns = {"data": name, "network_size": _size(_network(options.network, DATA[name]()))}
+            write(evidence.field, folder / name / "report", evidence.floors, columns)
     if _first():
         write_findings(findings, folder)
         console.print(findings_table(findings))
@@ -279,3 +280,8 @@ def _network(path: str | None, data: TabularDataModule) -> Callable[[], nn.Modul
         raise ValueError(f"--network must be module:Class, got {path!r}: {error}") from None
     taken = {key: size for key, size in sizes.items() if key in inspect.signature(made).parameters}
     return lambda: made(**taken)
+
+
+def _size(make: Callable[[], nn.Module]) -> int:
+    """Return the number of parameters."""
+    return sum(parameter.numel() for parameter in make().parameters())

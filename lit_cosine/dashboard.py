@@ -127,7 +127,7 @@ class Dashboard(Callback):
         step, now = trainer.global_step, time.time()
         for writer in boards:
             write_layout(writer, [tag for tag, _, _ in curves])
-            write_hyperparameters(writer, row, writer.get_logdir(), now)
+            write_hyperparameters(writer, row, now)
             writer.add_text("run", text, step)
             for tag, steps, lrs in curves:
                 for at, lr in zip(steps, lrs, strict=True):

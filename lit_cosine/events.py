@@ -92,14 +92,16 @@ def write_layout(writer: Any, curves: Sequence[str] = ()) -> None:
     writer.add_custom_scalars({"Schedule": {title: ["Multiline", tags] for title, tags in charts.items()}})
 
 
-def write_hyperparameters(writer: Any, values: Mapping[str, str | float | bool], name: str, began: float) -> None:
+def write_hyperparameters(
+    writer: Any, values: Mapping[str, str | float | bool], began: float, name: str = ""
+) -> None:
     """Write a run's row of the HParams table; the metrics in it are the last points of the run's curves.
 
     Args:
         writer: The SummaryWriter.
         values: The row, by the names of ``HYPERPARAMETERS``.
-        name: Name of the run; runs of one name would be one row.
         began: When it began, in seconds since 1970.
+        name: Name of the row, the run's where it is empty; runs under one name would be one row.
     """
     table = api_pb2.Experiment(
         hparam_infos=[

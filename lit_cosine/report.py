@@ -10,7 +10,7 @@ import csv
 import json
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -73,13 +73,19 @@ def rows_as_records(comparison: Comparison) -> list[dict[str, Any]]:
     return records
 
 
-def write(comparison: Comparison, folder: Path, floors: Comparison | None = None) -> dict[str, Path]:
+def write(
+    comparison: Comparison,
+    folder: Path,
+    floors: Comparison | None = None,
+    columns: Mapping[str, str | float] | None = None,
+) -> dict[str, Path]:
     """Write ``table.csv``, ``members.csv``, ``curves.csv``, ``results.json``, ``figure.png`` and ``tensorboard/``.
 
     Args:
         comparison: What to write.
         folder: Where; made if it does not exist.
         floors: A comparison of cosines with several floors, for the heat map.
+        columns: What the HParams table is to say besides, by the names of ``events.HYPERPARAMETERS``.
     """
     folder.mkdir(parents=True, exist_ok=True)
     records = rows_as_records(comparison)
@@ -99,7 +105,7 @@ def write(comparison: Comparison, folder: Path, floors: Comparison | None = None
     figure.savefig(paths["figure.png"], dpi=100)
     paths["tensorboard"] = folder / "tensorboard"
     if not paths["tensorboard"].exists():
-        _write_tensorboard(comparison, paths["tensorboard"], figure)
+        _write_tensorboard(comparison, paths["tensorboard"], figure, columns or {})
     return paths
 
 
@@ -244,7 +250,9 @@ def _curve_records(comparison: Comparison) -> list[dict[str, Any]]:
     return records
 
 
-def _write_tensorboard(comparison: Comparison, folder: Path, figure: Figure) -> None:
+def _write_tensorboard(
+    comparison: Comparison, folder: Path, figure: Figure, columns: Mapping[str, str | float]
+) -> None:
     """Write a run for each schedule at its best LR: the LR of every step, means over seeds, and its row in HParams."""
     from torch.utils.tensorboard import SummaryWriter
 
@@ -269,11 +277,13 @@ def _write_tensorboard(comparison: Comparison, folder: Path, figure: Figure) -> 
                 **schedule_columns(schedule),
                 "lr": peak,
                 "interval": "step",
+                "warmup": "0step",  # what is warmed up is so by its schedule
                 "epochs": comparison.epochs,
                 "batch_size": description["batch_size"],
-                "data": folder.parent.name,
+                **columns,
             }
-            write_hyperparameters(writer, row, run, time.time())
+            # the schedule first: of a long name TensorBoard shows the beginning
+            write_hyperparameters(writer, row, time.time(), f"{run} ({folder.parent})")
             write_success(writer, time.time())
             if index == 0:  # the picture is of all of them
                 writer.add_image("comparison", plots.pixels(figure), comparison.total_steps, dataformats="HWC")

@@ -63,6 +63,7 @@ def test_tensorboard_answers_what_ran_what_it_did_and_how_runs_differ(tmp_path, 
 
         rows = board.rows("test/accuracy")
         by_run = {row["sessions"][0]["name"]: row for row in rows}
+        assert {*by_run} == {row["name"] for row in rows} == {"run_1", "run_2"}
         assert by_run["run_1"]["hparams"] == {
             "schedule": "Cosine", "parameters": "start=1.0, end=0.0, k=1.0", "start": 1.0, "end": 0.0, "lr": 0.01,
             "interval": "epoch", "warmup": "0step", "epochs": 10, "batch_size": 64, "seed": 42, "network_size": 1474,
@@ -141,7 +142,7 @@ def test_a_busy_port_is_named_and_the_next_one_taken_on_loopback_alone(tmp_path)
             assert board.said == [
                 f"Port {port} is taken.",
                 f"No run has written to {tmp_path} yet: the page fills as they do.",
-                f"TensorBoard: http://127.0.0.1:{port + 1}/#custom_scalars&_smoothingWeight=0 (Ctrl-C ends it)",
+                f"TensorBoard: http://127.0.0.1:{port + 1}/?smoothing=0#custom_scalars&_smoothingWeight=0 (Ctrl-C ends it)",
             ]
             assert board.get("environment")["data_location"] == str(tmp_path)
             own = [address[4][0] for address in socket.getaddrinfo(socket.gethostname(), None, socket.AF_INET)]

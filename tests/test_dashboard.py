@@ -120,7 +120,6 @@ def test_there_is_no_point_of_minus_one_and_a_row_for_the_table(tmp_path):
     content = served.SummaryMetadata(metadata.SESSION_START_INFO_TAG).plugin_data.content
     row = metadata.parse_session_start_info_plugin_data(content)
     assert row.hparams["lr"].number_value == 0.1
-    assert row.group_name
 
 
 class Dropping(Net):

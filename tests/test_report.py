@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams import metadata
 
 from lit_cosine import Constant, Cosine, SimpleNN, TabularDataModule, compare
 from lit_cosine.cli import main
@@ -71,6 +72,24 @@ def test_tensorboard_has_a_run_for_each_schedule_with_its_lr_beside_its_loss(fou
     assert [event.value for event in events.Scalars("test/accuracy")] == [pytest.approx(tested, rel=1e-6)]
     assert "custom_scalars__config__" in events.Tags()["tensors"]
     assert "comparison" in EventAccumulator(str(runs["constant"])).Reload().Tags()["images"]
+
+
+def test_every_comparison_has_rows_of_its_own_in_hparams_that_say_what_was_trained(
+    found: Comparison, tmp_path: Path
+) -> None:
+    rows = {}
+    for data in ("one", "two"):  # served together: rows of one name would be one
+        folder = write(found, tmp_path / data, columns={"data": data, "network_size": 67})["tensorboard"]
+        for run in folder.iterdir():
+            content = EventAccumulator(str(run)).Reload().SummaryMetadata(metadata.SESSION_START_INFO_TAG).plugin_data
+            row = metadata.parse_session_start_info_plugin_data(content.content)
+            assert row.group_name.startswith(f"{run.name} (")
+            rows[row.group_name] = {name: value.string_value or value.number_value for name, value in row.hparams.items()}
+    assert len(rows) == 4
+    assert {row["data"] for row in rows.values()} == {"one", "two"}
+    for row in rows.values():
+        assert row["lr"] in found.lrs
+        assert (row["network_size"], row["epochs"], row["batch_size"], row["warmup"]) == (67, 2, 40, "0step")
 
 
 def test_the_figure_has_its_four_panels(found: Comparison) -> None:
