@@ -92,9 +92,7 @@ def write_layout(writer: Any, curves: Sequence[str] = ()) -> None:
     writer.add_custom_scalars({"Schedule": {title: ["Multiline", tags] for title, tags in charts.items()}})
 
 
-def write_hyperparameters(
-    writer: Any, values: Mapping[str, str | float | bool], began: float, name: str = ""
-) -> None:
+def write_hyperparameters(writer: Any, values: Mapping[str, str | float | bool], began: float, name: str = "") -> None:
     """Write a run's row of the HParams table; the metrics in it are the last points of the run's curves.
 
     Args:

@@ -1,4 +1,4 @@
-"""TensorBoard as its users meet it: `lit-cosine board` in a process of its own, asked over HTTP or in headless Chromium."""
+"""TensorBoard as its users meet it: `lit-cosine board` in a process of its own, over HTTP or in headless Chromium."""
 
 from __future__ import annotations
 

@@ -139,10 +139,11 @@ def test_a_busy_port_is_named_and_the_next_one_taken_on_loopback_alone(tmp_path)
     with occupied() as taken:
         port = taken.getsockname()[1]
         with served(tmp_path, "--port", str(port)) as board:
+            page = "?smoothing=0#custom_scalars&_smoothingWeight=0"
             assert board.said == [
                 f"Port {port} is taken.",
                 f"No run has written to {tmp_path} yet: the page fills as they do.",
-                f"TensorBoard: http://127.0.0.1:{port + 1}/?smoothing=0#custom_scalars&_smoothingWeight=0 (Ctrl-C ends it)",
+                f"TensorBoard: http://127.0.0.1:{port + 1}/{page} (Ctrl-C ends it)",
             ]
             assert board.get("environment")["data_location"] == str(tmp_path)
             own = [address[4][0] for address in socket.getaddrinfo(socket.gethostname(), None, socket.AF_INET)]

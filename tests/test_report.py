@@ -84,7 +84,8 @@ def test_every_comparison_has_rows_of_its_own_in_hparams_that_say_what_was_train
             content = EventAccumulator(str(run)).Reload().SummaryMetadata(metadata.SESSION_START_INFO_TAG).plugin_data
             row = metadata.parse_session_start_info_plugin_data(content.content)
             assert row.group_name.startswith(f"{run.name} (")
-            rows[row.group_name] = {name: value.string_value or value.number_value for name, value in row.hparams.items()}
+            cells = {name: value.string_value or value.number_value for name, value in row.hparams.items()}
+            rows[row.group_name] = cells
     assert len(rows) == 4
     assert {row["data"] for row in rows.values()} == {"one", "two"}
     for row in rows.values():
