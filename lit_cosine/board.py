@@ -1,6 +1,8 @@
 """``lit-cosine board``: TensorBoard on a folder of runs, with every point, opened on the Schedule dashboard.
 
-Convention: it listens on this machine alone unless a host is named; it writes nothing into the folder.
+Conventions: it listens on this machine alone unless a host is named; it writes nothing into the folder. Every point is
+served; the Schedule dashboard alone, which draws each with an element of the page, gets of a long curve what a screen
+can show.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import webbrowser
 from collections.abc import Sequence
 from contextlib import ExitStack, redirect_stderr, suppress
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 __all__ = ["board"]
 
@@ -25,6 +27,8 @@ _TRIED = 100
 _PAGE = "?smoothing=0#custom_scalars&_smoothingWeight=0"
 # points of a curve, pictures and texts of a tag: all that a run of lit_cosine writes
 _SAMPLES = "scalars=1000000,images=1000,text=100"
+# of a long curve the Schedule dashboard draws this many lowest and highest points: more than a screen is wide
+_PARTS = 1000
 
 
 def board(arguments: Sequence[str]) -> None:
@@ -67,7 +71,17 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _serve(folder: Path, host: str, port: int, open_browser: bool) -> None:
-    from tensorboard import program  # imported when it is needed: --help and usage errors answer at once
+    # imported when they are needed: --help and usage errors answer at once
+    from tensorboard import default, program
+    from tensorboard.plugins.custom_scalar.custom_scalars_plugin import CustomScalarsPlugin
+
+    class Schedule(CustomScalarsPlugin):  # type: ignore[misc]
+        """TensorBoard's own dashboard, which stays usable with curves of any length."""
+
+        def scalars_impl(self, *args: Any, **kwargs: Any) -> Any:
+            answer = super().scalars_impl(*args, **kwargs)
+            curves = answer["tag_to_events"]
+            return {**answer, "tag_to_events": {tag: _thinned(points) for tag, points in curves.items()}}
 
     class Server(program.WerkzeugServer):  # type: ignore[misc]
         """TensorBoard's own server, which says where it is in the words of this command."""
@@ -81,13 +95,34 @@ def _serve(folder: Path, host: str, port: int, open_browser: bool) -> None:
             if open_browser:
                 webbrowser.open(address)
 
-    tensorboard = program.TensorBoard(server_class=Server)
+    plugins = [Schedule if plugin is CustomScalarsPlugin else plugin for plugin in default.get_plugins()]
+    tensorboard = program.TensorBoard(plugins, server_class=Server)
     flags = [f"--logdir={folder}", f"--host={host}", f"--port={port}", f"--samples_per_plugin={_SAMPLES}"]
     tensorboard.configure(["tensorboard", *flags, "--reload_interval=2"])
     with ExitStack() as silenced, suppress(KeyboardInterrupt):
         # its advice on the flags of a command that is not this one
         silenced.enter_context(redirect_stderr(io.StringIO()))
         tensorboard.main()
+
+
+def _thinned(points: Sequence[tuple[float, int, float]], parts: int = _PARTS) -> list[tuple[float, int, float]]:
+    """Return a curve of (time, step, value); of a long one both ends, and the lowest and highest of each of its parts.
+
+    >>> _thinned([(0.0, step, float(step == 70)) for step in range(100)], parts=2)
+    [(0.0, 0, 0.0), (0.0, 50, 0.0), (0.0, 70, 1.0), (0.0, 99, 0.0)]
+    """
+    if len(points) <= 2 * parts:
+        return list(points)
+
+    def height(index: int) -> tuple[bool, float]:
+        value = points[index][2]
+        return value == value, value  # nan is lowest, and is shown
+
+    kept = {0, len(points) - 1}
+    for part in range(parts):
+        indices = range(len(points) * part // parts, len(points) * (part + 1) // parts)
+        kept |= {min(indices, key=height), max(indices, key=height)}
+    return [points[index] for index in sorted(kept)]
 
 
 def _first_free(host: str, port: int) -> int:

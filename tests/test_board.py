@@ -1,4 +1,5 @@
 import json
+import math
 import os
 import signal
 import socket
@@ -118,6 +119,29 @@ def test_a_killed_run_that_is_resumed_has_one_unbroken_curve(tmp_path):
             assert times == sorted(times)
         assert len(board.scalars("broken", "lr-Adam")) == 19
         assert {row["sessions"][0]["status"] for row in board.rows("val/loss")} == {"STATUS_SUCCESS"}
+
+
+def test_every_point_is_served_and_the_dashboard_is_sent_the_outline_of_a_long_curve(tmp_path):
+    from torch.utils.tensorboard import SummaryWriter
+
+    short, long, peak, gap = 2000, 20_000, 12_345, 7_007
+    with SummaryWriter(str(tmp_path / "run_1")) as writer:
+        for step in range(long):
+            value = {peak: 9.0, gap: math.nan}.get(step, step % 2)
+            writer.add_scalar("lr-long", value, step)
+            if step < short:
+                writer.add_scalar("lr-short", value, step)
+    with served(tmp_path) as board:
+        board.wait(lambda board: "run_1" in board.get("runs"))
+        board.wait(lambda board: len(board.scalars("run_1", "lr-long")) == long)
+        sent = board.get("plugin/custom_scalars/scalars", run="run_1", tag="^lr-")["tag_to_events"]
+    assert [step for _, step, _ in sent["lr-short"]] == list(range(short))
+    steps = [step for _, step, _ in sent["lr-long"]]
+    assert len(steps) <= 2002
+    assert steps == sorted({*steps})
+    assert {0, gap, peak, long - 1} <= {*steps}
+    for part in {*range(1000)} - {gap // 20, peak // 20}:
+        assert {value for _, step, value in sent["lr-long"] if step // 20 == part} == {0.0, 1.0}
 
 
 def occupied():
