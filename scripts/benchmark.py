@@ -16,6 +16,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack, redirect_stdout
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
@@ -367,6 +368,37 @@ def data(args: argparse.Namespace) -> list[Row]:
     return side_by_side(contenders, args.runs, clock=CLOCKS[args.clock])
 
 
+@command
+def board(args: argparse.Namespace) -> list[Row]:
+    """Time lit-cosine board on a run of 200,000 steps against one of 2,000: read, drawn, and a move of the mouse.
+
+    Both are trained first; the sizes of their files and the points served are printed. Needs Chromium.
+    """
+    import tempfile
+    from pathlib import Path
+
+    from benchmark_board import drawn, loaded, looking, moved, served_points, train
+
+    lengths = {f"a run of {steps:,} steps": steps for steps in (args.steps // 100, args.steps)}
+    with tempfile.TemporaryDirectory() as made:
+        folders = {name: Path(made, str(steps)) for name, steps in lengths.items()}
+        with redirect_stdout(sys.stderr):
+            for name, steps in lengths.items():
+                train(folders[name], steps)
+        pages: dict[str, Callable[[], object]] = {}
+        moves: dict[str, Callable[[], object]] = {}
+        with ExitStack() as stack:
+            for name, steps in lengths.items():
+                board, browser = stack.enter_context(looking(folders[name], steps))
+                pages[f"{name}, drawn"] = partial(drawn, board, browser)
+                moves[f"{name}, the mouse moved"] = partial(moved, browser)
+                size = sum(file.stat().st_size for file in folders[name].rglob("*tfevents*"))
+                print(f"{name}: {size / 1e6:.1f} MB, points served: {served_points(board)}", file=sys.stderr)
+            shown = side_by_side(pages, args.runs) + side_by_side(moves, args.runs)
+        reads = {f"{name}, read": partial(loaded, folders[name], steps) for name, steps in lengths.items()}
+        return side_by_side(reads, args.runs) + shown
+
+
 def _per_member(contenders: dict[str, tuple[Callable[[int], object], int]], runs: int) -> list[Row]:
     """Return rows as ``side_by_side`` does, with times per member: contenders may train different numbers."""
     names = list(contenders)
@@ -407,6 +439,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if name in ("train", "startup", "data"):
             clock = "what tells the time: processor leaves out what other programs do meanwhile (wall)"
             subparser.add_argument("--clock", choices=tuple(CLOCKS), default="wall", help=clock)
+        if name == "board":
+            steps = "optimizer steps of the long run, a multiple of 1000 (200000)"
+            subparser.add_argument("--steps", type=int, default=200_000, help=steps)
         subparser.add_argument("--json", action="store_true", help="print the rows as JSON, every ratio included")
     args = parser.parse_args(arguments)
     rows = _COMMANDS[args.command](args)
