@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -289,14 +288,11 @@ def planned_curves(situation: Situation) -> list[tuple[str, Points]]:
         situation: One optimizer of the run.
     """
     trace = situation.trace
-    found: list[tuple[str, Points]] = []
-    at = [*trace.at.tolist(), trace.updates]
-    for group, name in enumerate(situation.names):
-        lrs = trace.lrs[:, group].tolist()
-        steps = [float(step) for start, stop in pairwise(at) for step in (start, max(start, stop - 1))]
-        values = [lr for lr in lrs for _ in range(2)]
-        found.append((name, (steps, values)))
-    return found
+    at, ends = trace.at, np.append(trace.at[1:], trace.updates)
+    steps: list[float] = np.stack([at, np.maximum(at, ends - 1)], axis=1).ravel().astype(float).tolist()
+    return [
+        (name, (steps, np.repeat(trace.lrs[:, group], 2).tolist())) for group, name in enumerate(situation.names)
+    ]
 
 
 def _unlogged(trainer: Any, situation: Situation) -> list[Finding]:

@@ -213,16 +213,20 @@ def _play(
 ) -> Trace:
     at, rows, stepped = [0], [_lrs(stand_in)], [0] * len(played)
     error: tuple[int, Exception] | None = None
-    moves = [master.steps[:updates][events].tolist() for master, _ in played]
+    # what each master does after each event: whether it steps, and how
+    moves = [
+        (index, scheduler, master.step, master.steps[:updates][events].tolist())
+        for index, (master, scheduler) in enumerate(played)
+    ]
     joining = {join.update - 1: join for join in joins}
     if -1 in joining:
         _join(stand_in, joining[-1], played)
         rows[0] = _lrs(stand_in)
     for event, update in enumerate(events[:MOST].tolist()):
         try:
-            for index, (master, scheduler) in enumerate(played):
-                if moves[index][event]:
-                    scheduler.step() if master.step is None else master.step(scheduler, update)
+            for index, scheduler, own_step, steps in moves:
+                if steps[event]:
+                    scheduler.step() if own_step is None else own_step(scheduler, update)
                     stepped[index] += 1
         except Exception as caught:  # whatever it is will end the training too, and is reported
             error = (update, caught)
@@ -234,9 +238,7 @@ def _play(
             at.append(update + 1)
             rows.append(row)
     width = max(map(len, rows))
-    padded = np.full((len(rows), width), math.nan)
-    for index, row in enumerate(rows):
-        padded[index, : len(row)] = row
+    padded = np.array([(*row, *[math.nan] * (width - len(row))) for row in rows])
     reached = int(events[MOST]) if len(events) > MOST else updates
     return Trace(reached, np.array(at), padded, stepped, error=error)
 
@@ -255,7 +257,7 @@ def _sample(optimizer: Optimizer, master: Master, updates: int, shared: Iterable
     steps_before = np.concatenate([[0], np.cumsum(master.steps[:updates])])
     grid = np.arange(0, updates, max(1, updates // _GRID))
     at = np.unique(np.concatenate([np.arange(_EDGE), grid, np.arange(updates - _EDGE, updates + 1)]))
-    rows = [_lrs(stand_in) if steps == 0 else lr_after(steps) for steps in steps_before[at].tolist()]
+    rows = [_lrs(stand_in) if steps == 0 else tuple(lr_after(steps)) for steps in steps_before[at].tolist()]
     return Trace(updates, at, np.array(rows, dtype=np.float64), [int(steps_before[-1])], sampled=True)
 
 
@@ -307,8 +309,9 @@ def _join(stand_in: Optimizer, join: Join, played: list[tuple[Master, Any]]) -> 
             scheduler.join()
 
 
-def _lrs(optimizer: Optimizer) -> list[float]:
-    return [float(group["lr"]) for group in optimizer.param_groups]
+def _lrs(optimizer: Optimizer) -> tuple[float, ...]:
+    # a tuple: the garbage collector looks once at a million of them, at lists again and again
+    return tuple([float(group["lr"]) for group in optimizer.param_groups])
 
 
 def _with_own_cells(function: Any, memo: dict[int, Any]) -> Any:
