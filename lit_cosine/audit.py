@@ -290,9 +290,7 @@ def planned_curves(situation: Situation) -> list[tuple[str, Points]]:
     trace = situation.trace
     at, ends = trace.at, np.append(trace.at[1:], trace.updates)
     steps: list[float] = np.stack([at, np.maximum(at, ends - 1)], axis=1).ravel().astype(float).tolist()
-    return [
-        (name, (steps, np.repeat(trace.lrs[:, group], 2).tolist())) for group, name in enumerate(situation.names)
-    ]
+    return [(name, (steps, np.repeat(trace.lrs[:, group], 2).tolist())) for group, name in enumerate(situation.names)]
 
 
 def _unlogged(trainer: Any, situation: Situation) -> list[Finding]:

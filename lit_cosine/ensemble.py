@@ -11,7 +11,7 @@ product; the same blocks give the same bits, in whichever process they run.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -21,14 +21,24 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value, vmap
 from torch.fx import GraphModule
 
+from lit_cosine.member import (
+    Rows,
+    Training,
+    accuracy,
+    batch_orders,
+    cross_entropy,
+    dropout_seed,
+    initial_network,
+    learning_rates,
+)
 from lit_cosine.program import Program, trace
-from lit_cosine.schedules import Schedule
-from lit_cosine.update_rules import OptimizerName, update_rule
+from lit_cosine.update_rules import update_rule
 
 __all__ = [
     "Block",
     "Ensemble",
     "NotStackable",
+    "Rows",
     "Training",
     "accuracy",
     "batch_orders",
@@ -38,56 +48,11 @@ __all__ = [
     "learning_rates",
 ]
 
-Rows = tuple[Tensor, Tensor]
-"""Inputs and targets with the same number of rows."""
-
 _EVALUATION_ROWS = 512  # rows that are evaluated at once: bounds the memory
 
 
 class NotStackable(ValueError):
     """A network whose members cannot be trained as one."""
-
-
-def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return the mean cross-entropy of ``logits`` (rows, classes) against ``labels`` (rows,), as torch's does.
-
-    Written with the classes first: the rows, of which there are more, are then contiguous when members are stacked.
-
-    >>> logits, labels = torch.tensor([[2.0, 0.0], [1.0, 1.0]]), torch.tensor([0, 1])
-    >>> torch.allclose(cross_entropy(logits, labels), nn.functional.cross_entropy(logits, labels))
-    True
-    """
-    log_probabilities = torch.log_softmax(logits.transpose(-1, -2), dim=0)
-    classes = torch.arange(logits.shape[-1], device=labels.device).unsqueeze(1)
-    chosen = torch.where(labels == classes, log_probabilities, 0.0)
-    return -chosen.sum() / labels.shape[0]
-
-
-@dataclass(frozen=True)
-class Training:
-    """What all members have in common.
-
-    Args:
-        network: Makes a network; called once for each seed, with torch's generator at that seed.
-        max_epochs: Passes over the training rows, >= 1.
-        batch_size: Rows per step, >= 1; an epoch's last batch may be smaller.
-        optimizer: ``"adam"``, ``"adamw"`` or ``"sgd"``, with the formulas and defaults of ``torch.optim``.
-        weight_decay: Added to the gradient times the weights (Adam, SGD), or decoupled from it (AdamW); >= 0.
-        momentum: Of SGD, in [0, 1).
-        loss: Maps (outputs, targets) of one batch to their mean loss.
-    """
-
-    network: Callable[[], nn.Module]
-    max_epochs: int
-    batch_size: int = 64
-    optimizer: OptimizerName = "adam"
-    weight_decay: float = 0.0
-    momentum: float = 0.9
-    loss: Callable[[Tensor, Tensor], Tensor] = cross_entropy
-
-    def total_steps(self, rows: int) -> int:
-        """Return the number of optimizer steps over ``rows`` training rows."""
-        return self.max_epochs * -(-rows // self.batch_size)
 
 
 @dataclass(frozen=True)
@@ -109,43 +74,6 @@ class Block:
     test_loss: Tensor
     test_accuracy: Tensor
     weights: dict[str, Tensor]
-
-
-def learning_rates(schedules: Sequence[Schedule], lrs: Sequence[float], steps: int) -> Tensor:
-    """Return the LR of every arm at every step, lr * schedule(k / steps), as float64 (steps, arms).
-
-    Arms are ordered by schedule, then LR.
-
-    >>> from lit_cosine import Constant, Cosine
-    >>> learning_rates([Constant(), Cosine()], [0.1, 0.2], steps=2)[1]
-    tensor([0.1000, 0.2000, 0.0500, 0.1000], dtype=torch.float64)
-    """
-    factors = torch.tensor([schedule.sample(steps) for schedule in schedules], dtype=torch.float64)
-    peaks = torch.tensor(lrs, dtype=torch.float64)
-    return (factors[:, None, :] * peaks[None, :, None]).flatten(0, 1).T.contiguous()
-
-
-def initial_network(training: Training, seed: int) -> nn.Module:
-    """Return the network that every member of ``seed`` starts from; torch's own generator is left as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(_stream(seed, 0))
-        return training.network()
-
-
-def batch_orders(training: Training, rows: int, seed: int) -> Tensor:
-    """Return the order of the training rows in each epoch (max_epochs, rows), a function of ``seed`` alone."""
-    generator = torch.Generator().manual_seed(_stream(seed, 1))
-    return torch.stack([torch.randperm(rows, generator=generator) for _ in range(training.max_epochs)])
-
-
-def dropout_seed(seed: int) -> int:
-    """Return where torch's generator stands before the first step of ``seed``'s members."""
-    return _stream(seed, 2)
-
-
-def _stream(seed: int, purpose: int) -> int:
-    """Return one of several independent seeds that belong to ``seed``."""
-    return int(np.random.SeedSequence((seed, purpose)).generate_state(1, np.uint32)[0])
 
 
 class Ensemble:
@@ -379,19 +307,6 @@ class _Step:
                 fetched = source[indices]
                 members = target.view(len(indices), arms, *target.shape[1:])
                 members.copy_(fetched.unsqueeze(1).expand_as(members))
-
-
-def accuracy(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Return the share of rows whose largest output is the target's; nan where targets are no class numbers.
-
-    A tie counts as a miss. Classes first and no argmax, which is slow on stacked members.
-    """
-    if targets.is_floating_point() or outputs.dim() != 2 or targets.dim() != 1:
-        return outputs.sum() * float("nan")
-    scores = outputs.transpose(-1, -2)
-    own = targets == torch.arange(outputs.shape[-1], device=targets.device).unsqueeze(1)
-    others = torch.where(own, -torch.inf, scores).amax(0)
-    return (torch.where(own, scores, 0.0).sum(0) > others).to(outputs.dtype).mean()
 
 
 def _evaluate(programs: Sequence[tuple[int, Program]]) -> tuple[Tensor, Tensor]:
