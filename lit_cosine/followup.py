@@ -76,16 +76,16 @@ class Followup:
             values.append(float(value))
             if len(steps) > _KEPT:
                 self._stride *= 2
-                for kept in self.curves.values():
-                    del kept[0][1::2], kept[1][1::2]
+                for kept_steps, kept_values in self.curves.values():
+                    del kept_steps[1::2], kept_values[1::2]
 
     def report(self, why_ended: str = "") -> list[str]:
         """Return, a sentence each, where plan and use have parted; empty if they have not."""
         lines = []
         for index, situation in enumerate(self._situations):
-            for group, name in enumerate(situation.names + ["a group that joined"] * 64):
-                if (index, group) in self._parted:
-                    lines.append(f"{name}: {self._parted[index, group]}")
+            for (_, group), why in sorted(parted for parted in self._parted.items() if parted[0][0] == index):
+                joined = group >= len(situation.names)
+                lines.append(f"{'a group that joined' if joined else situation.names[group]}: {why}")
             if situation.open_end:
                 continue
             made, planned = self._next[index], situation.trace.updates

@@ -26,6 +26,9 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, ExponentialLR, LambdaLR,
 from lit_cosine import Cosine, LearningRateLogger, LearningRateScheduler, ScheduleAudit, lr_scheduler_config
 from lit_cosine.audit import ScheduleProblem
 from lit_cosine.cli import main
+from lit_cosine.followup import Followup
+from lit_cosine.playback import Run, play
+from lit_cosine.situation import Situation
 
 
 def fit(module, *callbacks, ckpt_path=None, **options):
@@ -382,6 +385,21 @@ def test_an_exception_lets_go_of_the_optimizer():
     optimizer = module.trainer.optimizers[0]
     assert not optimizer._optimizer_step_pre_hooks
     assert not optimizer._optimizer_step_post_hooks
+
+
+def test_of_a_long_run_the_picture_keeps_some_points_and_every_update_is_compared():
+    n, groups = 25_000, [{"params": [torch.nn.Parameter(torch.zeros(1))], "lr": lr} for lr in (0.1, 0.2)]
+    sgd = torch.optim.SGD(groups)
+    trace = play(sgd, [], n)
+    followup = Followup([Situation(sgd, ["lr-SGD/pg1", "lr-SGD/pg2"], [], trace, Run(batches=n, epochs=1))], [0])
+    for update in range(n):
+        followup.compare(0, update, [0.1, 0.2 if update < 20_123 else 0.3], skipped=0)
+    every_fourth = list(range(0, n, 4))  # halved at 10,000 points, and once more
+    assert followup.curves["lr-SGD/pg1"] == (every_fourth, [0.1] * len(every_fourth))
+    assert followup.curves["lr-SGD/pg2"][0] == every_fourth
+    assert followup.compared == n
+    (difference,) = followup.report()
+    assert difference.startswith("lr-SGD/pg2: at update 20,124 the plan was 0.2 and 0.3 was used")
 
 
 def test_a_second_fit_is_audited_anew():
