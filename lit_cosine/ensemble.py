@@ -190,7 +190,7 @@ class Ensemble:
             if ("step", size) not in self._graphs:
                 self._graphs["step", size] = trace(step, tensors)
         except Exception as error:  # torch.func refuses with errors of many types
-            raise NotStackable(f"network cannot be stacked: {_first_sentence(error)}") from error
+            raise NotStackable(f"network cannot be stacked: {_first_line(error)}") from error
         into = None if lay_out_freely else [*self._stacked_gradients, None]
         return _Step(Program(self._graphs["step", size], tensors, into), inputs, targets)
 
@@ -358,6 +358,6 @@ def _repeat(value: Tensor, members: int) -> Tensor:
     return value.unsqueeze(0).repeat(members, *[1] * value.dim())
 
 
-def _first_sentence(error: Exception) -> str:
+def _first_line(error: Exception) -> str:
     text = str(error).strip() or type(error).__name__
     return text.splitlines()[0][:300]

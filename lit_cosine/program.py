@@ -30,7 +30,7 @@ __all__ = ["Program", "trace"]
 
 _aten = torch.ops.aten
 _BATCHED_PRODUCT = _aten.bmm.default
-_SUMS = {_aten.add.Tensor}
+_SUM = _aten.add.Tensor
 _COPIES = {_aten.clone.default, _aten.detach.default, _aten.alias.default, _aten.lift_fresh.default}
 _SCALINGS = {_aten.mul.Scalar, _aten.mul.Tensor, _aten.div.Scalar, _aten.div.Tensor}
 _SHAPE_ALONE = {  # they read the shape of their operand, not its values
@@ -109,9 +109,7 @@ class _Lowering:
         self._fixed: set[Node] = set()  # computed once: no input and no random number in it
         self._free: dict[tuple[int, torch.dtype], list[Tensor]] = {}
         self._buffers: dict[int, Tensor] = {}  # storage -> the flat buffer to give back
-        self._products: dict[
-            Node, tuple[int, Node, bool]
-        ] = {}  # alias of a product -> (its call, the product, flipped)
+        self._products: dict[Node, tuple[int, bool]] = {}  # product, or alias of one -> (its call, flipped)
         nodes = list(graph_module.graph.nodes)
         self._last_use, self._owner = _lifetimes(nodes)
         (result,) = nodes[-1].args
@@ -147,7 +145,7 @@ class _Lowering:
             self._alias(node, args[0])
         elif operation is _BATCHED_PRODUCT:
             self._product(node, *args)
-        elif operation in _SUMS and self._joins_product(node, args, kwargs):
+        elif operation is _SUM and self._joins_product(node, args, kwargs):
             pass
         else:
             self._general(index, node, operation, args, kwargs)
@@ -205,7 +203,7 @@ class _Lowering:
         buffer = self._take(left.new_empty(left.shape[0], left.shape[1], right.shape[2]), node)
         self._emit(partial(torch.bmm, left, right, out=buffer))
         self._values[node] = buffer.transpose(1, 2) if flipped else buffer
-        self._products[node] = (len(self.calls) - 1, node, flipped)
+        self._products[node] = (len(self.calls) - 1, flipped)
 
     def _joins_product(self, node: Node, args: Any, kwargs: Any) -> bool:
         """Fold ``bias + product`` into the call that makes the product, if nobody else reads the product alone."""
@@ -213,7 +211,7 @@ class _Lowering:
             return False
         for operand, other in (node.args, reversed(node.args)):
             if operand in self._products and other not in self._products and len(operand.users) == 1:  # type: ignore[union-attr]
-                position, _, flipped = self._products[operand]  # type: ignore[index]
+                position, flipped = self._products[operand]  # type: ignore[index]
                 value, bias = self._values[operand], self._values[other]  # type: ignore[index]
                 if not self._is_input(other) or (bias + value).shape != value.shape:
                     continue
@@ -291,10 +289,7 @@ class _Lowering:
             return value
         same_place = value.data_ptr() == target.data_ptr() and value.dtype == target.dtype
         if not (same_place and value.shape == target.shape and value.stride() == target.stride()):
-            if value.untyped_storage().data_ptr() == target.untyped_storage().data_ptr() and same_place:
-                self._emit(partial(_reorder, target, value))
-            else:
-                self._emit(partial(target.copy_, value))
+            self._emit(partial(_reorder, target, value) if same_place else partial(target.copy_, value))
         return target
 
 
