@@ -27,6 +27,11 @@ __all__ = ["SyntheticDataModule", "TabularDataModule"]
 DATASETS = ("breast_cancer", "digits", "iris", "wine")
 """scikit-learn's real data sets for classification that are shipped with it, so that nothing is downloaded."""
 
+_SEVERAL = (list, tuple, np.ndarray)
+
+_LARGEST_SEED = 2**32 - 1
+"""Of numpy's generators that draw the data and split it."""
+
 _GPU_SHARE = 0.5
 """Share of the GPU's free memory that the data may take; the rest is the training's."""
 
@@ -73,17 +78,16 @@ class TabularDataModule(SafeLoading, LightningDataModule):  # type: ignore[misc]
             if dataset not in DATASETS:
                 raise ValueError(f"dataset must be one of {', '.join(DATASETS)}, got {dataset!r}")
         elif not (isinstance(dataset, (tuple, list)) and len(dataset) == 2):
-            raise TypeError(
-                f"dataset must be (features, labels) or one of {', '.join(DATASETS)}, got {type(dataset).__name__}"
-            )
+            got = type(dataset).__name__ + (f" of {len(dataset)}" if isinstance(dataset, (tuple, list)) else "")
+            raise TypeError(f"dataset must be (features, labels) or one of {', '.join(DATASETS)}, got {got}")
         self.batch_size = _check_integer("batch_size", batch_size, 1)
         self.num_workers = _check_integer("num_workers", num_workers, 0)
         if isinstance(test_size, bool) or not isinstance(test_size, (int, float)) or not 0.0 < test_size < 1.0:
             raise ValueError(f"test_size must be a fraction in (0, 1), got {test_size!r}")
         self.dataset = dataset
         self.test_size = float(test_size)
-        self.standardize = standardize
-        self.split_seed = _check_integer("split_seed", split_seed, 0)
+        self.standardize = _check_flag("standardize", standardize)
+        self.split_seed = _check_integer("split_seed", split_seed, 0, _LARGEST_SEED)
         self.seed = _check_integer("seed", seed, 0)
         self._parts: dict[str, TensorRows] | None = None
         self._num_classes = 0
@@ -180,13 +184,10 @@ class TabularDataModule(SafeLoading, LightningDataModule):  # type: ignore[misc]
             x = torch.from_numpy(features.astype(np.float32, copy=False))
             y = torch.from_numpy(labels[order])
             self._num_classes = int(y.max()) + 1
-            ends = {"train": train, "val": train + (len(y) - train) // 2, "test": len(y)}
+            middle = train + (len(y) - train) // 2
+            cuts = {"train": slice(train), "val": slice(train, middle), "test": slice(middle, None)}
             # slices of the one tensor, not copies of it
-            starts = [0, *ends.values()]
-            self._parts = {
-                part: TensorRows(x[start:end], y[start:end])
-                for start, (part, end) in zip(starts, ends.items(), strict=False)
-            }
+            self._parts = {part: TensorRows(x[rows], y[rows]) for part, rows in cuts.items()}
         return self._parts
 
 
@@ -256,9 +257,19 @@ class SyntheticDataModule(TabularDataModule):
             ("n_repeated", n_repeated, 0),
             ("n_classes", n_classes, 2),
             ("n_clusters_per_class", n_clusters_per_class, 1),
-            ("random_state", random_state, 0),
         ):
             _check_integer(name, value, least)
+        _check_integer("random_state", random_state, 0, _LARGEST_SEED)
+        for name, flag in (("hypercube", hypercube), ("shuffle", shuffle)):
+            _check_flag(name, flag)
+        if weights is not None and not isinstance(weights, _SEVERAL):
+            raise TypeError(f"weights must be a list of numbers, got {weights!r}")
+        for name, given in (
+            ("flip_y", flip_y),
+            ("class_sep", class_sep),
+            ("weights", [] if weights is None else weights),
+        ):
+            _check_numbers(name, given)
         used = n_informative + n_redundant + n_repeated
         if used > n_features:
             raise ValueError(
@@ -281,39 +292,46 @@ class SyntheticDataModule(TabularDataModule):
         if not (math.isfinite(class_sep) and class_sep > 0.0):
             raise ValueError(f"class_sep must be finite and > 0, got {class_sep}")
         for name, numbers in (("shift", shift), ("scale", scale)):
-            if isinstance(numbers, (list, tuple)) and len(numbers) != n_features:
+            if numbers is None:
+                continue
+            _check_numbers(name, numbers)
+            if isinstance(numbers, _SEVERAL) and len(numbers) != n_features:
                 raise ValueError(f"{name} must be one number or {n_features}, one for each feature, got {len(numbers)}")
-            if numbers is not None and not np.isfinite(numbers).all():
+            if not np.isfinite(numbers).all():
                 raise ValueError(f"{name} must be finite, got {numbers}")
         self.arguments: dict[str, Any] = {
-            "n_samples": n_samples,
-            "n_features": n_features,
-            "n_informative": n_informative,
-            "n_redundant": n_redundant,
-            "n_repeated": n_repeated,
-            "n_classes": n_classes,
-            "n_clusters_per_class": n_clusters_per_class,
-            "weights": weights,
-            "flip_y": flip_y,
-            "class_sep": class_sep,
-            "hypercube": hypercube,
-            "shift": shift,
-            "scale": scale,
-            "shuffle": shuffle,
-            "random_state": random_state,
-        }
+            "n_samples": n_samples, "n_features": n_features, "n_informative": n_informative,
+            "n_redundant": n_redundant, "n_repeated": n_repeated, "n_classes": n_classes,
+            "n_clusters_per_class": n_clusters_per_class, "weights": weights, "flip_y": flip_y,
+            "class_sep": class_sep, "hypercube": hypercube, "shift": shift, "scale": scale,
+            "shuffle": shuffle, "random_state": random_state,
+        }  # fmt: skip
 
     def arrays(self) -> tuple[Any, Any]:
         """Return the features and the labels that ``make_classification`` draws, float32 where they are many."""
         return classification(**self.arguments)
 
 
-def _check_integer(name: str, value: int, least: int) -> int:
+def _check_integer(name: str, value: int, least: int, most: int | None = None) -> int:
+    rule = f"an integer >= {least}" if most is None else f"an integer from {least} to {most}"
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-        raise TypeError(f"{name} must be an integer >= {least}, got {value!r}")
-    if value < least:
-        raise ValueError(f"{name} must be an integer >= {least}, got {value}")
+        raise TypeError(f"{name} must be {rule}, got {value!r}")
+    if value < least or (most is not None and value > most):
+        raise ValueError(f"{name} must be {rule}, got {value}")
     return int(value)
+
+
+def _check_flag(name: str, value: bool) -> bool:
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name} must be True or False, got {value!r}")
+    return bool(value)
+
+
+def _check_numbers(name: str, numbers: Any) -> None:
+    kind, values = ("numbers", numbers) if isinstance(numbers, _SEVERAL) else ("a number", [numbers])
+    for value in values:
+        if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
+            raise TypeError(f"{name} must be {kind}, got {value!r}")
 
 
 def _split(rows: int, test_size: float, seed: int) -> tuple[NDArray[np.int64], int]:
@@ -354,9 +372,10 @@ def _check_arrays(features: Any, labels: Any) -> tuple[NDArray[Any], NDArray[np.
         raise ValueError("features must have at least one row, got none")
     if x.dtype.kind not in "fiub":
         raise ValueError(f"features must be numbers, got the dtype {x.dtype}")
-    if not np.isfinite(x).all():
-        row, column = np.argwhere(~np.isfinite(x))[0]
-        raise ValueError(f"features must be finite, got {x[row, column]} in row {row}, column {column}")
+    largest = np.finfo(np.float32).max
+    if not -largest <= x.min() <= x.max() <= largest:  # nan is not
+        row, column = np.argwhere(~(np.abs(x) <= largest))[0]
+        raise ValueError(f"features must be finite as float32, got {x[row, column]} in row {row}, column {column}")
     if y.dtype.kind not in "fiub" or not np.array_equal(y, np.trunc(y)):
         raise ValueError(f"labels must be integers 0 … C-1, got {_some(y)}")
     classes = np.unique(y)
@@ -369,7 +388,8 @@ def _check_arrays(features: Any, labels: Any) -> tuple[NDArray[Any], NDArray[np.
 
 def _as_array(name: str, values: Any) -> NDArray[Any]:
     if isinstance(values, Tensor):
-        return values.detach().cpu().numpy()
+        tensor = values.detach().cpu()
+        return (tensor.float() if tensor.dtype is torch.bfloat16 else tensor).numpy()
     try:
         return np.asarray(values)
     except ValueError as error:

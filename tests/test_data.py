@@ -87,7 +87,11 @@ def test_shipped_data_sets(name, features, classes, total):
     assert sum(len(part) for part in parts(data)) == total
 
 
-@pytest.mark.parametrize("convert", [np.asarray, torch.tensor, list])
+def bfloat16(values):
+    return torch.tensor(values, dtype=torch.bfloat16)
+
+
+@pytest.mark.parametrize("convert", [np.asarray, torch.tensor, list, bfloat16])
 def test_any_arrays(convert):
     x = [[float(i), 1.0] for i in range(10)]
     data = TabularDataModule((convert(x), convert([0, 1] * 5)), batch_size=8)
@@ -120,6 +124,7 @@ def test_every_argument_of_make_classification_reaches_it():
         ({"test_size": float("nan")}, r"test_size must be a fraction in \(0, 1\), got nan"),
         ({"num_workers": -1}, "num_workers must be an integer >= 0, got -1"),
         ({"seed": -1}, "seed must be an integer >= 0, got -1"),
+        ({"split_seed": 2**32}, "split_seed must be an integer from 0 to 4294967295, got 4294967296"),
     ],
 )
 def test_arguments_out_of_range_are_refused_at_once(arguments, message):
@@ -144,11 +149,31 @@ def test_arguments_out_of_range_are_refused_at_once(arguments, message):
         ({"class_sep": float("inf")}, "class_sep must be finite and > 0, got inf"),
         ({"shift": float("nan")}, "shift must be finite, got nan"),
         ({"scale": [1.0]}, "scale must be one number or 20, one for each feature, got 1"),
+        ({"shift": np.zeros(3)}, "shift must be one number or 20, one for each feature, got 3"),
+        ({"random_state": 2**32}, "random_state must be an integer from 0 to 4294967295, got 4294967296"),
         ({"n_samples": 3}, "n_samples must be an integer >= 4, got 3"),
     ],
 )
 def test_synthetic_arguments_that_clash_are_refused_at_once(arguments, message):
     with pytest.raises(ValueError, match=message):
+        SyntheticDataModule(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"standardize": "no"}, "standardize must be True or False, got 'no'"),
+        ({"shuffle": 1}, "shuffle must be True or False, got 1"),
+        ({"flip_y": "0.1"}, "flip_y must be a number, got '0.1'"),
+        ({"class_sep": None}, "class_sep must be a number, got None"),
+        ({"weights": 0.5}, "weights must be a list of numbers, got 0.5"),
+        ({"weights": ["a", 0.5]}, "weights must be numbers, got 'a'"),
+        ({"shift": "x"}, "shift must be a number, got 'x'"),
+        ({"batch_size": 8.0}, r"batch_size must be an integer >= 1, got 8\.0"),
+    ],
+)
+def test_arguments_of_the_wrong_type_are_refused_at_once(arguments, message):
+    with pytest.raises(TypeError, match=message):
         SyntheticDataModule(**arguments)
 
 
@@ -161,8 +186,17 @@ X, Y = np.zeros((10, 2)), np.arange(10) % 2
         (X[:9], Y, "the same number of rows, got 9 and 10"),
         (X[:, 0], Y, r"features must have the shape \(rows, columns\), got \(10,\)"),
         (X, np.stack([Y, Y], 1), r"labels must have the shape \(rows,\), got \(10, 2\)"),
-        (np.where(np.arange(20).reshape(10, 2) == 5, np.nan, X), Y, "must be finite, got nan in row 2, column 1"),
-        (np.where(np.arange(20).reshape(10, 2) == 4, np.inf, X), Y, "must be finite, got inf in row 2, column 0"),
+        (
+            np.where(np.arange(20).reshape(10, 2) == 5, np.nan, X),
+            Y,
+            "must be finite as float32, got nan in row 2, column 1",
+        ),
+        (
+            np.where(np.arange(20).reshape(10, 2) == 4, np.inf, X),
+            Y,
+            "must be finite as float32, got inf in row 2, column 0",
+        ),
+        (X - 1e39, Y, r"must be finite as float32, got -1e\+39 in row 0, column 0"),
         (X, Y + 1, r"labels must be integers 0 … C-1 without a gap, got 1, 2"),
         (X, Y * 2, r"labels must be integers 0 … C-1 without a gap, got 0, 2"),
         (X, Y - 1, r"labels must be integers 0 … C-1 without a gap, got -1, 0"),
@@ -190,6 +224,8 @@ def test_parts_that_would_be_empty_are_refused():
 def test_a_dataset_of_another_type_is_refused():
     with pytest.raises(TypeError, match=r"dataset must be \(features, labels\) or one of .*, got ndarray"):
         TabularDataModule(X)
+    with pytest.raises(TypeError, match="got tuple of 3"):
+        TabularDataModule((X, Y, Y))
 
 
 def test_a_batch_moves_only_where_it_is_not():
