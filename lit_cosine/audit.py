@@ -151,15 +151,15 @@ class ScheduleAudit(Callback):
         if self._followup is None:
             return
         ended = " (trainer.should_stop was set, by early stopping or whoever else)" if trainer.should_stop else ""
-        self._compare(trainer, ended)
-        self._draw(trainer, "schedule/planned_and_used", used=True)
+        self._compare(self._followup, ended)
+        self._draw(trainer, "schedule/planned_and_used", self._followup)
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         """Let go of the optimizers, and say how far the plan was followed."""
         self._used.detach()
         self._follow(trainer, pl_module)
-        if self._followup is not None:
-            self._compare(trainer, f" (ended by {type(exception).__name__})")
+        if self._followup is not None and not isinstance(exception, ScheduleProblem):
+            self._compare(self._followup, f" (ended by {type(exception).__name__})")
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Let go of the optimizers and what was planned for them."""
@@ -212,27 +212,24 @@ class ScheduleAudit(Callback):
             parts.append(f"sampled at {looked:,} points of the closed form")
         return f"ScheduleAudit: {'; '.join(parts)}"
 
-    def _compare(self, trainer: Any, ended: str) -> None:
-        if self._followup is None:
-            return
-        self.differences = self._followup.report(ended)
+    def _compare(self, followup: Followup, ended: str) -> None:
+        self.differences = followup.report(ended)
         for line in self.differences:
             self._say(f"ScheduleAudit: {line}")
-        if not self.differences and self._followup.compared:
-            self._say(f"ScheduleAudit: the LR was the planned one at all {self._followup.compared:,} updates compared")
+        if not self.differences and followup.compared:
+            self._say(f"ScheduleAudit: the LR was the planned one at all {followup.compared:,} updates compared")
 
-    def _draw(self, trainer: Any, tag: str, used: bool = False) -> None:
+    def _draw(self, trainer: Any, tag: str, followup: Followup | None = None) -> None:
         boards = [logger for logger in trainer.loggers if hasattr(logger.experiment, "add_image")]
         if not boards or not trainer.is_global_zero or trainer.fast_dev_run or not self._situations:
             return
-        curves: dict[str, Points] = {
-            f"{name} planned" if used else name: curve
-            for one in self._situations
-            for name, curve in planned_curves(one)
-        }
-        if used and self._followup is not None:
-            curves |= {f"{name} used": curve for name, curve in self._followup.curves.items()}
-        figure = schedule_curves(curves, "Learning rate, planned and used" if used else "Planned learning rate")
+        curves = dict(curve for one in self._situations for curve in planned_curves(one))
+        title = "Planned learning rate"
+        if followup is not None:
+            curves = {f"{name} planned": curve for name, curve in curves.items()}
+            curves |= {f"{name} used": curve for name, curve in followup.curves.items()}
+            title = "Learning rate, planned and used"
+        figure = schedule_curves(curves, title)
         for logger in boards:
             logger.experiment.add_image(tag, pixels(figure), trainer.global_step, dataformats="HWC")
 

@@ -28,8 +28,6 @@ _HORIZON_NAMES = (
     "total_steps", "T_max", "num_training_steps", "max_num_iters", "max_iters", "max_steps", "max_epochs", "t_initial",
     "total_iters",
 )  # fmt: skip
-
-
 _ASKING = ("lr_schedulers", "lr_scheduler_configs")
 _OPEN = 10_000
 """Updates that are played of a run without a known end."""
@@ -173,12 +171,11 @@ def situations(
     run, open_end = _run(trainer, pl_module, first_batch)
     scheduled = [*_configured(trainer, pl_module, run, built or {}, restored), *_hung_on(trainer, pl_module, run)]
     shared = [trainer, pl_module, *pl_module.modules(), *pl_module.parameters(), *trainer.loggers]
-    found = []
+    joins, found = _joins(trainer, run), []
     for optimizer, names in zip(trainer.optimizers, lr_names(trainer.optimizers), strict=True):
         if not optimizer.param_groups:  # what Lightning puts in the place of none
             continue
         own = [one for one in scheduled if getattr(one.scheduler, "optimizer", None) is optimizer]
-        joins = _joins(trainer, run)
         try:
             masters = [one.master for one in own if one.master is not None]
             trace = play(optimizer, masters, run.updates, shared=shared, joins=joins)

@@ -110,9 +110,11 @@ WRONG = per_step(lambda sgd: CosineAnnealingLR(sgd, 12))
 def test_raise_stops_before_the_first_update():
     module = Net(WRONG)
     before = copy.deepcopy(module.state_dict())
+    audit = ScheduleAudit("raise")
     with pytest.raises(ScheduleProblem, match=r"climbs from 0 to 0\.0983") as caught:
-        fit(module, ScheduleAudit("raise"))
+        fit(module, audit)
     assert isinstance(caught.value, ValueError)
+    assert audit.differences == []  # a run that was refused has not parted from its plan
     assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
 
 
