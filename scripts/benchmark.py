@@ -1,9 +1,8 @@
 #!/usr/bin/env python
 """Timings, measured side by side in one process: ``python scripts/benchmark.py scheduler``.
 
-Convention: every round runs the baseline and each contender once, in an order that turns from round to round, and a
-ratio compares the two of one round; so what else the machine is doing meets them alike. To add a subcommand, write a
-function that takes the parsed arguments and returns rows, under ``@command``.
+To add a subcommand, write a function that takes the parsed arguments and returns rows, under ``@command``; how they are
+measured is in ``side_by_side.py``.
 """
 
 from __future__ import annotations
@@ -11,93 +10,23 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import resource
 import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, redirect_stdout
-from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
+from side_by_side import CLOCKS, Row, side_by_side, table
+
 _COMMANDS: dict[str, Callable[[argparse.Namespace], list[Row]]] = {}
-
-
-@dataclass(frozen=True)
-class Row:
-    """What one contender took against its baseline.
-
-    Args:
-        name: The contender.
-        baseline: What it was measured against.
-        seconds: The contender's median.
-        ratios: Its time over the baseline's, round by round.
-    """
-
-    name: str
-    baseline: str
-    seconds: float
-    ratios: tuple[float, ...]
-
-    def summary(self) -> dict[str, str | float | int]:
-        """Return the row as plain data, with the figures the table shows."""
-        figures = {"median": statistics.median(self.ratios), "min": min(self.ratios), "max": max(self.ratios)}
-        return {**asdict(self), **figures, "runs": len(self.ratios)}
 
 
 def command(function: Callable[[argparse.Namespace], list[Row]]) -> Callable[[argparse.Namespace], list[Row]]:
     """Make ``function`` a subcommand: its name is the command, its docstring the help."""
     _COMMANDS[function.__name__] = function
     return function
-
-
-def processor_time() -> float:
-    """Return the seconds that this process and the children it has waited for have had a processor."""
-    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return sum(usage.ru_utime + usage.ru_stime for usage in used)
-
-
-CLOCKS = {"wall": time.perf_counter, "processor": processor_time}
-
-
-def side_by_side(
-    contenders: dict[str, Callable[[], object]],
-    runs: int,
-    number: int = 1,
-    clock: Callable[[], float] = time.perf_counter,
-) -> list[Row]:
-    """Return a row for every contender but the first, which is the baseline.
-
-    Args:
-        contenders: What is timed, by name; each call does ``number`` repetitions of one thing.
-        runs: Rounds, >= 1; a round before the first warms up and is not counted.
-        number: Repetitions in one call; ``seconds`` is the time of one of them.
-        clock: What tells the seconds.
-    """
-    names = list(contenders)
-    seconds: dict[str, list[float]] = {name: [] for name in names}
-    for round_ in range(runs + 1):
-        turn = round_ % len(names)
-        for name in names[turn:] + names[:turn]:
-            start = clock()
-            contenders[name]()
-            seconds[name].append((clock() - start) / number)
-    return _rows(names, seconds)
-
-
-def _rows(names: Sequence[str], seconds: dict[str, list[float]]) -> list[Row]:
-    """Return a row for every name but the first, which is the baseline; the first round does not count."""
-    baseline, *others = names
-    return [
-        Row(
-            name,
-            baseline,
-            statistics.median(seconds[name][1:]),
-            tuple(own / base for own, base in zip(seconds[name][1:], seconds[baseline][1:], strict=True)),
-        )
-        for name in others
-    ]
 
 
 @command
@@ -252,9 +181,11 @@ def compare(args: argparse.Namespace) -> list[Row]:
         contenders["JAX"] = (jax, jax_members)
     for name, (workers, _) in contenders.items():
         print(f"{name}: {workers.preparation:.1f} s to prepare", file=sys.stderr)
-    rows = _per_member({name: (workers.train, members) for name, (workers, members) in contenders.items()}, args.runs)
+    calls = {name: partial(workers.train, members) for name, (workers, members) in contenders.items()}
+    number = {name: members for name, (_, members) in contenders.items()}
+    rows = side_by_side(calls, args.runs, number)
     if not jax.missing:
-        rows += _per_member({"JAX": (jax.train, jax_members), ours: (stacked.train, stacked_members)}, args.runs)
+        rows += side_by_side({name: calls[name] for name in ("JAX", ours)}, args.runs, number)
     for row in rows:
         if row.name == ours:
             times = 1.0 / statistics.median(row.ratios)
@@ -274,8 +205,8 @@ def compare_size(args: argparse.Namespace) -> list[Row]:
 
     with one_thread():
         engines = {members: Workers("stacked", arms=64) for members in (64, 1024, 16_384)}
-    names = {f"{members:,} members": (engine.train, members) for members, engine in engines.items()}
-    rows = _per_member(names, args.runs)
+    calls = {f"{members:,} members": partial(engine.train, members) for members, engine in engines.items()}
+    rows = side_by_side(calls, args.runs, dict(zip(calls, engines, strict=True)))
     for members, engine in engines.items():
         cpu = statistics.median(engine.cpu[1:])
         print(f"{members:,} members: {cpu * 1e3:.2f} ms of CPU time each, peak {engine.peak:.0f} MiB", file=sys.stderr)
@@ -312,12 +243,12 @@ def compare_step(args: argparse.Namespace) -> list[Row]:
 def train(args: argparse.Namespace) -> list[Row]:
     """Time 100 epochs of the article's training: its own loop, a plain Lightning port, and ours part by part."""
     import torch
-    from benchmark_train import PARTS, article_loop, ours, port
+    from benchmark_train import PARTS, article, ours, port
 
     torch.set_num_threads(1)
     epochs = 100
     contenders: dict[str, Callable[[], object]] = {
-        "the article's loop": partial(article_loop, epochs),
+        "the article's loop": partial(article, epochs),
         "plain Lightning port, everything on": partial(port, epochs),
         "ours, lean": partial(ours, epochs, ()),
     }
@@ -399,36 +330,6 @@ def board(args: argparse.Namespace) -> list[Row]:
         return side_by_side(reads, args.runs) + shown
 
 
-def _per_member(contenders: dict[str, tuple[Callable[[int], object], int]], runs: int) -> list[Row]:
-    """Return rows as ``side_by_side`` does, with times per member: contenders may train different numbers."""
-    names = list(contenders)
-    seconds: dict[str, list[float]] = {name: [] for name in names}
-    for round_ in range(runs + 1):
-        turn = round_ % len(names)
-        for name in names[turn:] + names[:turn]:
-            train, members = contenders[name]
-            start = time.perf_counter()
-            train(members)
-            seconds[name].append((time.perf_counter() - start) / members)
-    return _rows(names, seconds)
-
-
-def _table(rows: Sequence[Row]) -> str:
-    header = ("what", "against", "time", "ratio", "min", "max", "runs")
-    lines = [header]
-    for row in rows:
-        figures = row.summary()
-        ratios = (f"{figures[key]:.3f}" for key in ("median", "min", "max"))
-        lines.append((row.name, row.baseline, _time(row.seconds), *ratios, str(figures["runs"])))
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
-
-
-def _time(seconds: float) -> str:
-    scale, unit = next((s, u) for s, u in ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"), (1e-9, "ns")) if seconds >= s)
-    return f"{seconds / scale:.3g} {unit}"
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one subcommand and print its table, or JSON."""
     parser = argparse.ArgumentParser(description="Timings, measured side by side in one process.")
@@ -445,7 +346,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         subparser.add_argument("--json", action="store_true", help="print the rows as JSON, every ratio included")
     args = parser.parse_args(arguments)
     rows = _COMMANDS[args.command](args)
-    print(json.dumps([row.summary() for row in rows], indent=2) if args.json else _table(rows))
+    print(json.dumps([row.summary() for row in rows], indent=2) if args.json else table(rows))
 
 
 def _runs(text: str) -> int:

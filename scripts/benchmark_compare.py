@@ -12,6 +12,7 @@ import os
 import resource
 import time
 from collections.abc import Iterator
+from functools import partial
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -20,37 +21,23 @@ PROCESSES = 2
 
 
 class Loop:
-    """The article's loop: DataLoader, Adam, CosineAnnealingLR, one training after the other."""
+    """The article's loop, one training after the other."""
 
     def __init__(self) -> None:
         import torch
+        from benchmark_article import article_loop, article_rows
 
         torch.set_num_threads(1)  # faster than two on a network this small
+        self.loop = partial(article_loop, article_rows()[0], EPOCHS)
         self.train(1)
 
     def train(self, members: int) -> None:
         """Train ``members`` networks."""
         import torch
-        from torch.utils.data import DataLoader, TensorDataset
 
-        from lit_cosine import SimpleNN
-
-        dataset = TensorDataset(*_rows()[0])
         for seed in range(members):
             torch.manual_seed(seed)
-            network, criterion = SimpleNN(), torch.nn.CrossEntropyLoss()
-            optimizer = torch.optim.Adam(network.parameters(), lr=0.01)
-            scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=EPOCHS)
-            loader = DataLoader(dataset, batch_size=BATCH, shuffle=True)
-            for _ in range(EPOCHS):
-                total = 0.0
-                for x, y in loader:
-                    optimizer.zero_grad()
-                    loss = criterion(network(x), y)
-                    loss.backward()
-                    optimizer.step()
-                    total += loss.item()
-                scheduler.step()
+            self.loop()
 
 
 class Stacked:
@@ -58,6 +45,7 @@ class Stacked:
 
     def __init__(self, arms: int = ARMS) -> None:
         import torch
+        from benchmark_article import article_rows
 
         from lit_cosine import SimpleNN
         from lit_cosine.compare_command import FIELD, LRS
@@ -67,7 +55,7 @@ class Stacked:
         training = Training(SimpleNN, EPOCHS, BATCH)
         table = learning_rates(list(FIELD.values()), LRS, training.total_steps(ROWS))
         self.table = table[:, :arms].contiguous()
-        self.ensemble = Ensemble(training, *_rows(), seeds=1, arms=arms)
+        self.ensemble = Ensemble(training, *article_rows(), seeds=1, arms=arms)
         self.train(arms)
 
     def train(self, members: int) -> None:
@@ -83,10 +71,11 @@ class Jax:
         import jax
         import jax.numpy as jnp
         import optax
+        from benchmark_article import article_rows
 
         from lit_cosine.compare_command import FIELD, LRS
 
-        x, y = (jnp.asarray(part.numpy()) for part in _rows()[0])
+        x, y = (jnp.asarray(part.numpy()) for part in article_rows()[0])
         steps = EPOCHS * -(-ROWS // BATCH)
         factors = jnp.asarray([schedule.sample(steps) for schedule in FIELD.values()])
         lrs = (factors[:, None, :] * jnp.asarray(LRS)[None, :, None]).reshape(ARMS, EPOCHS, -1)
@@ -136,15 +125,6 @@ class Jax:
             p["w1"].block_until_ready()
 
 
-def _rows() -> Any:
-    from lit_cosine import SyntheticDataModule
-
-    data = SyntheticDataModule()
-    data.setup()
-    loaders = (data.train_dataloader(), data.val_dataloader(), data.test_dataloader())
-    return tuple(loader.dataset.tensors for loader in loaders)
-
-
 def _serve(way: str, options: dict[str, Any], pipe: Connection) -> None:
     start = time.perf_counter()
     try:
@@ -168,7 +148,8 @@ class Workers:
         options: Arguments of the way's class.
 
     Attributes:
-        preparation: Seconds that the slowest took to get ready; or the name of a module that is missing.
+        missing: The name of a module that is not installed, or None.
+        preparation: Seconds that the slowest took to get ready.
         peak: Peak memory of the largest process so far, in MiB.
         cpu: For each call, the CPU seconds of a training: what is left of the time when others want the cores too.
     """

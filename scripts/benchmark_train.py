@@ -21,6 +21,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from benchmark_article import BATCH, article_loop, article_rows
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch.utils.data import DataLoader, TensorDataset
@@ -29,27 +30,15 @@ from torchmetrics.classification import MulticlassAccuracy
 from lit_cosine import LearningRateLogger, LitClassifier, SimpleNN, SyntheticDataModule
 from lit_cosine.console import SteadyProgressBar
 
-BATCH = 64
 SCRIPTS = Path(__file__).parent
 PARTS = ("logger", "validation", "checkpoint", "bar")
 """What "everything" is, in the order in which the benchmark adds it."""
 
 
-def article_loop(epochs: int) -> None:
-    """Train as the article does."""
-    network, criterion = SimpleNN(), torch.nn.CrossEntropyLoss()
-    optimizer = torch.optim.Adam(network.parameters(), lr=0.01)
-    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=epochs)
-    loader = DataLoader(TensorDataset(*_rows("train")), batch_size=BATCH, shuffle=True)
-    for _ in range(epochs):
-        total = 0.0
-        for x, y in loader:
-            optimizer.zero_grad()
-            loss = criterion(network(x), y)
-            loss.backward()
-            optimizer.step()
-            total += loss.item()
-        scheduler.step()
+def article(epochs: int) -> None:
+    """Train as the article does, its data made anew as in the other ways."""
+    train, _, _ = article_rows()
+    article_loop(train, epochs)
 
 
 class Port(pl.LightningModule):
@@ -82,9 +71,9 @@ class Port(pl.LightningModule):
 
 def port(epochs: int) -> None:
     """Train the plain port, everything on."""
-    loaders = [
-        DataLoader(TensorDataset(*_rows(part)), batch_size=BATCH, shuffle=part == "train") for part in ("train", "val")
-    ]
+    train, val, _ = article_rows()
+    loaders = [DataLoader(TensorDataset(*train), batch_size=BATCH, shuffle=True)]
+    loaders += [DataLoader(TensorDataset(*val), batch_size=BATCH)]
     callbacks = [LearningRateMonitor(logging_interval="step"), ModelCheckpoint(monitor="val_loss", save_last=True)]
     with _trainer(epochs, PARTS, callbacks) as trainer:
         trainer.fit(Port(), *loaders)
@@ -153,10 +142,3 @@ def scale(rows: int) -> tuple[float, float]:
     done = subprocess.run([sys.executable, "-c", code, str(rows)], capture_output=True, text=True, check=True)
     seconds, peak = map(float, done.stdout.split())
     return seconds, peak
-
-
-def _rows(part: str) -> tuple[torch.Tensor, torch.Tensor]:
-    data = SyntheticDataModule()
-    loader = data.train_dataloader() if part == "train" else data.val_dataloader()
-    x, y = loader.dataset.tensors  # type: ignore[attr-defined]
-    return x, y
