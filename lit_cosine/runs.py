@@ -68,7 +68,7 @@ def train(arguments: Sequence[str]) -> None:
         with _refusing():
             cli = _CLI("train", arguments, [began])
         trainer: Any = cli.trainer
-        with _refusing(unless=began), _stopping(cli), _threads(cli):
+        with _refusing(unless=began, made=cli.made), _stopping(cli), _threads(cli):
             trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=cli.ckpt_path, weights_only=True)
         if trainer.interrupted or trainer.fast_dev_run:
             return
@@ -218,7 +218,7 @@ class _CLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Return a Trainer that writes into a folder of its own."""
         config = self.config_init["trainer"]
-        self.root = config["default_root_dir"] or "."
+        self.root, self.made = config["default_root_dir"] or ".", None
         if self._command != "train":
             return super().instantiate_trainer(logger=False, enable_checkpointing=False, **kwargs)
         max_epochs = config["max_epochs"]
@@ -232,6 +232,7 @@ class _CLI(LightningCLI):
         if not config["barebones"]:
             if self.resumed is None:
                 kwargs["default_root_dir"] = folder = _new_folder(Path(self.root))
+                self.made = folder if rank_zero_only.rank == 0 else None  # type: ignore[attr-defined]
             else:
                 kwargs["default_root_dir"] = folder = self.resumed
                 check_hyperparameters(SafeCheckpointIO().load_checkpoint(str(self.ckpt_path)), self.model, folder)
@@ -239,7 +240,11 @@ class _CLI(LightningCLI):
                 kwargs["logger"] = TensorBoardLogger(
                     folder, name="", version="", default_hp_metric=False, max_queue=1000
                 )
-            if self.config["audit"] != "off":
+            listed = config["callbacks"] if isinstance(config["callbacks"], list) else [config["callbacks"]]
+            audits = [callback for callback in listed if isinstance(callback, ScheduleAudit)]
+            if self.config["audit"] == "raise" and audits:
+                audits[0].on_problem = "raise"
+            elif self.config["audit"] != "off" and not audits:
                 extra.insert(0, ScheduleAudit(self.config["audit"]))
             told = self.parser.dump(self.config, skip_none=False)
             page = Dashboard(shlex.join(["lit-cosine", self._command, *self._arguments]), told)
@@ -253,8 +258,8 @@ class _CLI(LightningCLI):
         try:
             return super().instantiate_trainer(**kwargs)
         except Exception:
-            if folder is not None and self.resumed is None:
-                folder.rmdir()
+            if self.made is not None:
+                self.made.rmdir()
             raise
 
 
@@ -270,13 +275,18 @@ class _Began(Callback):
 
 
 @contextmanager
-def _refusing(unless: _Began | None = None) -> Iterator[None]:
-    """Turn an error in the input into one sentence; once training has begun an error is one and keeps its traceback."""
+def _refusing(unless: _Began | None = None, made: Path | None = None) -> Iterator[None]:
+    """Turn an error in the input into one sentence; once training has begun an error is one and keeps its traceback.
+
+    The folder that was ``made`` for a run that has not begun goes with it.
+    """
     try:
         yield
     except _REFUSED as error:
         if unless is not None and unless.yes:
             raise
+        if made is not None:
+            shutil.rmtree(made, ignore_errors=True)
         raise ArgumentError(None, _sentence(str(error))) from error
 
 

@@ -510,8 +510,10 @@ def command(tmp_path, *flags):
     return main(["train", "--trainer.default_root_dir", str(tmp_path), "--trainer.max_epochs", "2", *flags])
 
 
-def test_the_command_refuses_a_wrong_plan_before_training(tmp_path, capsys):
-    assert command(tmp_path, "--audit", "raise", *WARMUP_FROM_ZERO) == 2
+@pytest.mark.parametrize("listed", [[], ["--trainer.callbacks+=lit_cosine.ScheduleAudit"]])
+def test_the_command_refuses_a_wrong_plan_before_training(tmp_path, capsys, listed):
+    assert command(tmp_path, "--audit", "raise", *listed, *WARMUP_FROM_ZERO) == 2
+    assert list(tmp_path.iterdir()) == []
     out, err = capsys.readouterr()
     assert "Epoch 1/2" not in out
     assert "[idle-warmup] under linear 0 -> 1 the first 13 of 26 updates are made at LR 0" in err.splitlines()[-1]
@@ -520,6 +522,21 @@ def test_the_command_refuses_a_wrong_plan_before_training(tmp_path, capsys):
 def test_the_command_warns_by_default(tmp_path):
     with pytest.warns(UserWarning, match=r"\[idle-warmup\]"):
         assert command(tmp_path, *WARMUP_FROM_ZERO) == 0
+
+
+def test_the_command_audits_once_also_where_the_configuration_lists_an_audit(tmp_path, capsys, caplog):
+    listed = ["--trainer.callbacks+=lit_cosine.ScheduleAudit", "--trainer.callbacks.on_problem", "print"]
+    assert command(tmp_path, *listed) == 0
+    assert (capsys.readouterr().out + caplog.text).count("ScheduleAudit: nothing wrong in") == 1
+
+
+def test_a_resumed_run_that_is_refused_keeps_its_folder(tmp_path, capsys):
+    assert command(tmp_path, "--audit", "off") == 0
+    kept = {path.name for path in (tmp_path / "run_1").iterdir()}
+    # resumed at LR 0, for a run that had ended: on_resize is "continue"
+    assert command(tmp_path, "--resume", "--trainer.max_epochs", "3", "--audit", "raise") == 2
+    assert "had ended before" in capsys.readouterr().err
+    assert kept <= {path.name for path in (tmp_path / "run_1").iterdir()}
 
 
 def test_the_command_can_do_without(tmp_path, capsys):
