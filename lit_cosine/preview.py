@@ -157,6 +157,7 @@ def _split(argv: Sequence[str]) -> tuple[list[str], list[tuple[str, dict[str, An
     run_flags: list[str] = []
     spelled: list[tuple[str, dict[str, Any]]] = []
     own = {option for action in _parser()._actions for option in action.option_strings}
+    given: set[str] = set()
     switches = {"--force", "--ascii", "--help", "-h"}
     tokens = list(argv)
     while tokens:
@@ -168,21 +169,25 @@ def _split(argv: Sequence[str]) -> tuple[list[str], list[tuple[str, dict[str, An
         flag, equals, value = token.partition("=")
         name = spelled[-1][0] if spelled else ""
         path = flag.lstrip("-").replace("-", "_").split(".")
-        values = [value] if equals else tokens[:1]
+        values = [value] if equals else [following for following in tokens[:1] if not following.startswith("--")]
         # a preset's warmup is a bare fraction, the run's has a unit
-        if name and path[0] in arguments(name) and (path != ["warmup"] or all(map(_is_number, values))):
+        of_schedule = name and path[0] in arguments(name) and (path != ["warmup"] or all(map(_is_number, values)))
+        if (of_schedule or flag in own - switches) and not any(values):
+            raise ValueError(f"{flag} needs a value")
+        if of_schedule:
             tokens = tokens if equals else tokens[1:]
-            if not values:
-                raise ValueError(f"{flag} needs a value")
+            if path[-1] == "schedules" and not values[0].startswith("["):
+                raise ValueError(f"{flag} must be a list such as [Linear,Cosine], got {values[0]!r}")
             while path[-1] == "milestones" and tokens and _is_number(tokens[0]):
                 values.append(tokens.pop(0))
             _set(spelled[-1][1], path, values, flag)
         elif flag in own:
-            if flag in run_flags and flag != "--output":
+            if flag in given and flag != "--output":
                 raise ValueError(
                     f"{flag} is given twice; schedules with their own lr or warmup go into a --config file"
                 )
-            run_flags += [flag] if flag in switches else [flag, value] if equals else [flag, *tokens[:1]]
+            given.add(flag)
+            run_flags.append(token if flag in switches else f"{flag}={values[0]}")
             tokens = tokens if flag in switches or equals else tokens[1:]
         else:
             known = (*(f"--{argument}" for argument in arguments(name)), *sorted(own)) if name else tuple(sorted(own))
