@@ -276,10 +276,13 @@ def _lost(scheduled: Scheduled, master: Master, situation: Situation) -> Iterato
         who, value = "the LR finder", situation.found
     if not np.allclose(now, written, rtol=1e-9, atol=0.0):
         # would the run be the same had nobody set it?
-        other = play(situation.optimizer, [master], trace.updates, shared=situation.shared, start=written)
-        same = [np.allclose(trace.lr(update), other.lr(update), rtol=1e-6, atol=0.0) for update in range(trace.updates)]
-        if any(same) and trace.updates > 1:
-            lasts = f"lasts for {same.index(True):,} of {trace.updates:,} updates"
+        joins = situation.joins
+        other = play(situation.optimizer, [master], trace.updates, shared=situation.shared, joins=joins, start=written)
+        at = np.union1d(trace.at, other.at)
+        at = at[at < trace.updates]  # neither changes in between
+        same = np.isclose(trace.at_updates(at), other.at_updates(at), rtol=1e-6, atol=0.0, equal_nan=True).all(axis=1)
+        if same.any() and trace.updates > 1:
+            lasts = f"lasts for {at[same.argmax()]:,} of {trace.updates:,} updates"
     elif situation.found is not None and not np.isclose(np.nanmax(trace.used), situation.found, rtol=1e-6):
         lasts = "is lost"
     if lasts is not None:

@@ -139,8 +139,12 @@ class Trace:
 
     def lr(self, update: int) -> list[float]:
         """Return the LR of every group at ``update``; ``updates`` is after the end."""
-        row: list[float] = self.lrs[np.searchsorted(self.at, update, side="right") - 1].tolist()
+        row: list[float] = self.at_updates(update).tolist()
         return row
+
+    def at_updates(self, updates: int | NDArray[np.int64]) -> NDArray[np.float64]:
+        """Return the LRs at ``updates``, a row for each."""
+        return self.lrs[np.searchsorted(self.at, updates, side="right") - 1]
 
     def knows(self, update: int) -> bool:
         """Return whether the LR of ``update`` was played, not left out between samples."""
