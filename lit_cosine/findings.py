@@ -202,7 +202,8 @@ def _constant(scheduled: Scheduled, master: Master, stepped: int, situation: Sit
     trace, scheduler = situation.trace, scheduled.scheduler
     if trace.updates < 2 or _moves(trace, range(trace.lrs.shape[1])):
         return
-    far = int(min(100_000, max(1_000, 10 * stepped, getattr(scheduler, "step_size", 0) + 1)))
+    period = getattr(scheduler, "step_size", 0)
+    far = min(100_000, max(1_000, 10 * stepped, (period if isinstance(period, int) else 0) + 1))
     further = play(
         situation.optimizer, [Master(scheduler, np.ones(far, dtype=bool), master.step)], far, shared=situation.shared
     )

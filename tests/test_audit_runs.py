@@ -21,7 +21,15 @@ from setups import (
     without,
 )
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from torch.optim.lr_scheduler import CosineAnnealingLR, ExponentialLR, LambdaLR, LinearLR, OneCycleLR, SequentialLR
+from torch.optim.lr_scheduler import (
+    CosineAnnealingLR,
+    ExponentialLR,
+    LambdaLR,
+    LinearLR,
+    LRScheduler,
+    OneCycleLR,
+    SequentialLR,
+)
 
 from lit_cosine import Cosine, LearningRateLogger, LearningRateScheduler, ScheduleAudit, lr_scheduler_config
 from lit_cosine.audit import ScheduleProblem
@@ -484,6 +492,18 @@ def test_what_cannot_be_copied_is_said(capsys):
     fit(Net(per_step(lambda sgd: Stubborn(sgd, lambda step: 1.0))), audit)
     assert audit.findings == []
     assert audit.plan[0].depends == "a scheduler that cannot be copied (TypeError: not me)"
+
+
+def test_a_scheduler_of_ones_own_may_mean_something_else_by_step_size():
+    class Own(LRScheduler):
+        step_size = None
+
+        def get_lr(self):
+            return list(self.base_lrs)
+
+    audit = ScheduleAudit("print")
+    assert fit(Net(per_step(Own)), audit).global_step == 24
+    assert audit.findings == []
 
 
 def test_transformers_own_scheduler_is_read_like_the_function_written_here():
