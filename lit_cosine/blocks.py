@@ -1,48 +1,62 @@
-"""A grid of members cut into blocks, trained in however many processes, kept on disk as they finish.
+"""A grid of members cut into blocks, trained in however many processes on however many machines.
 
 Convention: the cut depends on the grid and the size of a block alone, and every process computes with one thread, so
-that the numbers are the same whoever trains a block. A block's file is written beside its place and moved there.
+that the numbers are the same whoever trains a block.
 """
 
 from __future__ import annotations
 
 import logging
 import mmap
+import multiprocessing
 import os
 import signal
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from datetime import timedelta
 
 import numpy as np
 import torch
 from lightning.fabric import Fabric
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+from lightning.fabric.strategies.ddp import DDPStrategy
 from numpy.typing import NDArray
 
-__all__ = ["Rectangle", "cut", "train_blocks"]
+from lit_cosine.block_files import BlockFiles, Members, Rectangle
 
-Members = NDArray[Any]
-"""A structured array; its fields are what a training gives."""
+__all__ = ["cut", "is_first", "launched", "train_blocks"]
+
+_PATIENCE = timedelta(days=30)  # processes that have nothing left to do wait for those that have
 
 
-@dataclass(frozen=True)
-class Rectangle:
-    """One block's place in the grid.
+def launched() -> tuple[int, int] | None:
+    """Return the processes of each node and the nodes that torchrun or SLURM has started; None where neither has.
 
-    Attributes:
-        number: Its number, from 0.
-        seeds: Its rows.
-        arms: Its columns.
+    Raises:
+        ValueError: If they have been started in a way that Lightning cannot work with.
     """
+    environment = os.environ
+    if TorchElasticEnvironment.detect():
+        processes, of_node = int(environment["WORLD_SIZE"]), int(environment["LOCAL_WORLD_SIZE"])
+        if processes % of_node:
+            raise ValueError(f"torchrun must start as many processes on every node, got {of_node} of {processes}")
+    elif SLURMEnvironment.detect() and int(environment["SLURM_NTASKS"]) > 1:
+        processes, of_node = int(environment["SLURM_NTASKS"]), int(environment.get("SLURM_NTASKS_PER_NODE", 0))
+        if of_node < 1 or processes % of_node:
+            raise ValueError(f"srun must be given --ntasks-per-node, a divisor of the {processes} tasks, got {of_node}")
+    else:
+        return None
+    return of_node, processes // of_node
 
-    number: int
-    seeds: slice
-    arms: slice
+
+def is_first(num_nodes: int = 1) -> bool:
+    """Return whether this is the process that speaks and writes for all, of all that have been started by hand."""
+    if launched() is None:
+        return num_nodes == 1 or LightningEnvironment().node_rank() == 0
+    environment = TorchElasticEnvironment() if TorchElasticEnvironment.detect() else SLURMEnvironment()
+    return environment.global_rank() == 0
 
 
 def cut(seeds: int, arms: int, seeds_per_block: int, arms_per_block: int) -> list[Rectangle]:
@@ -63,60 +77,77 @@ def train_blocks(
     blocks: Sequence[Rectangle],
     empty: Members,
     make_train: Callable[[], Callable[[Rectangle], Members]],
-    folder: Path | None = None,
+    files: BlockFiles | None = None,
     devices: int = 1,
     num_nodes: int = 1,
     on_progress: Callable[[int], None] = lambda trained: None,
 ) -> Members:
     """Train what is not yet on disk, and return the whole grid; the same in every process.
 
-    Under torchrun or SLURM the processes that they started share the work; else ``devices`` processes are forked where
-    that is more than one.
+    Under torchrun or SLURM the processes that they have started share the work; else ``devices`` processes are forked
+    where that is more than one, on each of ``num_nodes`` machines that this is called on.
 
     Args:
         blocks: The cut, from :func:`cut`.
         empty: Zeros in the shape (seeds, arms) and the type of the grid.
         make_train: Called once in each process; what it returns trains one block.
-        folder: Where finished blocks are kept; nothing is kept where None.
+        files: Where finished blocks are kept; nothing is kept where None. Machines need not share the disk.
         devices: Processes on this machine.
         num_nodes: Machines.
-        on_progress: Called in the first process with the number of members that are done so far.
+        on_progress: Called in the first process with the number of members that are done so far, as far as it knows:
+            what other machines have trained it hears at the end.
 
     Raises:
-        ValueError: If there are more processes than blocks.
+        ValueError: If the folder is not for this comparison, or the machines cannot find each other.
     """
-    launched = TorchElasticEnvironment.detect() or SLURMEnvironment.detect()
-    if launched:
-        devices = int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("SLURM_NTASKS_PER_NODE") or devices)
-    if devices * num_nodes > len(blocks):
+    started = launched()
+    devices, num_nodes = (devices, num_nodes) if started is None else started
+    missing = [name for name in ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK") if name not in os.environ]
+    if started is None and num_nodes > 1 and missing:
         raise ValueError(
-            f"devices * num_nodes must be at most the {len(blocks)} blocks of this comparison, "
-            f"got {devices} * {num_nodes}"
+            f"num_nodes must be 1 where neither torchrun nor SLURM has started the processes and the environment lacks "
+            f"{', '.join(missing)}, got {num_nodes}"
         )
     # forked processes share memory with this one: how many members each has trained, and the whole grid at the end,
     # because Fabric's own way back is a pipe, which nobody empties before a process has ended
     trained = torch.from_numpy(_shared(8 * devices * num_nodes).view(np.int64))
     grid = _shared(empty.nbytes).view(empty.dtype).reshape(empty.shape)
 
-    def work(fabric: Fabric) -> None:
-        if fabric.world_size > 1 and not launched:
+    def work(fabric: Fabric) -> str | None:
+        if fabric.world_size > 1 and started is None:
             signal.signal(signal.SIGINT, _leave)
+        if refusal := _claim(fabric, files):
+            return refusal
         with _one_thread():
-            members = _work(fabric, blocks, empty.copy(), make_train, folder, trained, on_progress)
-        if fabric.local_rank == 0 or launched:
+            members = _work(fabric, blocks, empty.copy(), make_train, files, trained, on_progress)
+        if fabric.local_rank == 0 or started:
             grid[:] = members
+        return None
 
-    if devices * num_nodes == 1 and not launched:
-        work(Fabric(accelerator="cpu", devices=1))
+    if devices * num_nodes == 1:
+        refusal = work(Fabric(accelerator="cpu", devices=1, plugins=LightningEnvironment()))
     else:
-        strategy = "ddp" if launched else "ddp_fork"
-        if not launched:
+        strategy = DDPStrategy(start_method="popen" if started else "fork", timeout=_PATIENCE)
+        plugins = None if started else LightningEnvironment()
+        if num_nodes == 1 and not started:
             # Fabric keeps the port of the last launch, on which the system may not let it listen again so soon
             os.environ.pop("MASTER_PORT", None)
-        with _quiet():
-            Fabric(accelerator="cpu", devices=devices, num_nodes=num_nodes, strategy=strategy).launch(work)
+        fabric = Fabric(accelerator="cpu", devices=devices, num_nodes=num_nodes, strategy=strategy, plugins=plugins)
+        with _quiet(), _no_orphans():
+            refusal = fabric.launch(work)
+    if refusal:
+        raise ValueError(refusal)
     members: Members = grid.copy()
     return members
+
+
+def _claim(fabric: Fabric, files: BlockFiles | None) -> str | None:
+    """Let one process after the other look at the folder; return what any of them says against it, to all of them."""
+    refusals = []
+    for rank in range(fabric.world_size):
+        mine = files.claim() if files is not None and rank == fabric.global_rank else None
+        refusals.append(fabric.broadcast(mine, src=rank))
+    return next((refusal for refusal in refusals if refusal), None)
 
 
 def _work(
@@ -124,77 +155,43 @@ def _work(
     blocks: Sequence[Rectangle],
     members: Members,
     make_train: Callable[[], Callable[[Rectangle], Members]],
-    folder: Path | None,
+    files: BlockFiles | None,
     trained: torch.Tensor,
     on_progress: Callable[[int], None],
 ) -> Members:
-    kept = _read(blocks, members, folder) if fabric.is_global_zero else {}
-    done: set[int] = fabric.broadcast(set(kept))
-    for number, part in kept.items():
-        members[blocks[number].seeds, blocks[number].arms] = part
+    kept = files.read(blocks, members) if files else {}
+    # the first process that has a block on its disk hands it to all
+    has: list[set[int]] = [set(kept)] * fabric.world_size
+    if fabric.world_size > 1:
+        torch.distributed.all_gather_object(has, set(kept))
+    done = {number: rank for rank in reversed(range(fabric.world_size)) for number in has[rank]}
+    for number, rank in done.items():
+        if rank == fabric.global_rank:
+            members[blocks[number].seeds, blocks[number].arms] = kept[number]
     todo = [block for block in blocks if block.number not in done]
     mine = todo[fabric.global_rank :: fabric.world_size]
     before = sum(_size(block) for block in blocks if block.number in done)
-    on_progress(before)
+    tell = on_progress if fabric.is_global_zero else lambda trained: None
+    tell(before)
     train = make_train() if mine else None
     for block in mine:
         part = train(block)  # type: ignore[misc]
         members[block.seeds, block.arms] = part
-        _write(folder, block, part)
+        if files:
+            files.write(block, part)
         trained[fabric.global_rank] += _size(block)
-        on_progress(before + int(trained.sum()))
+        tell(before + int(trained.sum()))
     if fabric.world_size > 1:
-        # every member is zero but in the one process that has it, so the sum is that one's bits
-        flat = torch.from_numpy(members.view(np.float64).reshape(-1))
-        torch.distributed.all_reduce(flat)
-        if fabric.is_global_zero:  # where the processes share no disk
-            for block in todo:
-                place = _place(folder, block)
-                if place is not None and not place.exists():
-                    _write(folder, block, members[block.seeds, block.arms])
-    on_progress(members.size)
+        # every member is zero but in the one process that has it, so the sum is that one's, bit by bit
+        torch.distributed.all_reduce(torch.from_numpy(members.view(np.int64).reshape(-1)))
+    if files and fabric.is_global_zero:
+        files.complete(blocks, members)
+    tell(members.size)
     return members
 
 
 def _size(block: Rectangle) -> int:
     return len(range(block.seeds.start, block.seeds.stop)) * len(range(block.arms.start, block.arms.stop))
-
-
-def _place(folder: Path | None, block: Rectangle) -> Path | None:
-    return None if folder is None else folder / "blocks" / f"{block.number:05d}.npy"
-
-
-def _read(blocks: Sequence[Rectangle], members: Members, folder: Path | None) -> dict[int, Members]:
-    """Return the blocks that are on disk whole; one that is damaged is trained again."""
-    kept = {}
-    for block in blocks:
-        place = _place(folder, block)
-        if place is None or not place.exists():
-            continue
-        try:
-            part = np.load(place)
-        except (OSError, ValueError, EOFError):
-            continue
-        if part.dtype == members.dtype and part.shape == members[block.seeds, block.arms].shape:
-            kept[block.number] = part
-    return kept
-
-
-def _write(folder: Path | None, block: Rectangle, part: Members) -> None:
-    place = _place(folder, block)
-    if place is None:
-        return
-    place.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=place.parent, prefix=".unfinished-")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            np.save(file, part)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, place)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def _shared(nbytes: int) -> NDArray[np.uint8]:
@@ -205,6 +202,20 @@ def _shared(nbytes: int) -> NDArray[np.uint8]:
 def _leave(*_: object) -> None:
     """End a forked process at Ctrl-C without a word: its parent speaks."""
     os._exit(130)
+
+
+@contextmanager
+def _no_orphans() -> Iterator[None]:
+    """End the processes that were forked inside if this one is told to stop alone."""
+    before = multiprocessing.active_children()
+    try:
+        yield
+    except BaseException:
+        for process in multiprocessing.active_children():
+            if process not in before:
+                process.terminate()
+                process.join()
+        raise
 
 
 @contextmanager

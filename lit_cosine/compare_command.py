@@ -1,6 +1,7 @@
 """``lit-cosine compare``: schedules put to the test from the command line.
 
-Convention: everything goes into one folder, which the same command continues and no other command touches.
+Convention: everything goes into one folder, which the same command continues and no other command touches. Of several
+processes the first alone prints and writes.
 """
 
 from __future__ import annotations
@@ -12,57 +13,24 @@ from argparse import ArgumentError
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-import yaml
-from lightning.fabric.utilities.rank_zero import rank_zero_only
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import nn
 
+from lit_cosine.blocks import is_first
 from lit_cosine.claims import LATE, LENGTHS, Evidence, flatter_cross_entropy, judge
-from lit_cosine.comparison import Comparison, compare
+from lit_cosine.compare_options import FIELD, FLOORS, parse
+from lit_cosine.comparison import compare
 from lit_cosine.data import SyntheticDataModule, TabularDataModule
 from lit_cosine.model import SimpleNN
 from lit_cosine.plots import schedule_curves
 from lit_cosine.report import MEASURES, findings_table, table, write, write_findings
-from lit_cosine.schedules import (
-    Constant,
-    Cosine,
-    Exponential,
-    Linear,
-    Polynomial,
-    Restarts,
-    Schedule,
-    Step,
-    one_cycle,
-    warmup_cosine,
-    warmup_stable_decay,
-)
-from lit_cosine.spelling import build_schedule
+from lit_cosine.results import Comparison
+from lit_cosine.schedules import Cosine, Schedule
 
-__all__ = ["DATA", "FIELD", "FLOORS", "LRS", "compare_schedules"]
-
-FIELD: dict[str, Schedule] = {
-    "constant": Constant(),
-    "step": Step(),
-    "exponential": Exponential(),
-    "linear": Linear(),
-    "polynomial": Polynomial(),
-    "cosine": Cosine(),
-    "cosine with floor": Cosine(end=0.1),
-    "warmup + cosine": warmup_cosine(),
-    "warm restarts": Restarts(),
-    "warmup-stable-decay": warmup_stable_decay(),
-    "one-cycle": one_cycle(),
-}
-"""The schedules that are compared by default; the first is the baseline."""
-
-LRS = (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
-"""The peak LRs that are compared by default."""
-
-FLOORS: dict[str, Schedule] = {f"floor {end:g}": Cosine(end=end) for end in (0.0, 0.01, 0.03, 0.1, 0.3, 1.0)}
-"""Cosines for the heat map."""
+__all__ = ["DATA", "compare_schedules"]
 
 DATA: dict[str, Callable[[], TabularDataModule]] = {
     "article": SyntheticDataModule,
@@ -76,11 +44,6 @@ DATA: dict[str, Callable[[], TabularDataModule]] = {
 """The data sets by name: the article's, one with label noise and more features, and real ones."""
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise ArgumentError(None, message)
-
-
 def compare_schedules(arguments: Sequence[str]) -> None:
     """Run ``lit-cosine compare``.
 
@@ -90,38 +53,27 @@ def compare_schedules(arguments: Sequence[str]) -> None:
     Raises:
         ArgumentError: If an argument is wrong; the message is one sentence.
     """
-    options = _parser().parse_args(arguments)
-    console = Console(width=None if sys.stdout.isatty() else 150)
+    options = parse(arguments)
+    first = True
     try:
-        if options.claims:
-            _claims(options, console)
-            return
-        _compare(options, console)
+        first = is_first(options.num_nodes)
+        console = Console(width=None if sys.stdout.isatty() else 150, quiet=not first)
+        _claims(options, console) if options.claims else _compare(options, console)
     except (ValueError, TypeError) as error:
+        if not first:  # it has been said once
+            sys.exit(2)
         raise ArgumentError(None, str(error)) from None
     except KeyboardInterrupt:
-        print("stopped: finished blocks are kept, and the same command goes on from there", file=sys.stderr)
+        if first:
+            print("stopped: finished blocks are kept, and the same command goes on from there", file=sys.stderr)
         sys.exit(130)
 
 
 def _compare(options: argparse.Namespace, console: Console) -> None:
-    name = options.data or "article"
-    data = DATA[name]()
-    schedules = _schedules(options.schedules)
-    folder = options.folder or Path("runs", f"compare_{name}")
+    data = DATA[options.data or "article"]()
+    schedules, folder = options.schedules or FIELD, options.folder
     make = _network(options.network, data)
-    common: dict[str, Any] = {
-        "lrs": options.lrs,
-        "seeds": options.seeds,
-        "max_epochs": options.max_epochs,
-        "batch_size": options.batch_size,
-        "optimizer": options.optimizer,
-        "weight_decay": options.weight_decay,
-        "momentum": options.momentum,
-        "devices": options.devices,
-        "num_nodes": options.num_nodes,
-        "one_by_one": options.one_by_one,
-    }
+    common = {**_common(options), "one_by_one": options.one_by_one}
 
     def draw_schedules() -> None:
         picture = folder / "schedules.png"
@@ -137,8 +89,8 @@ def _compare(options: argparse.Namespace, console: Console) -> None:
     found = _watched("schedules", make, data, schedules, begun=draw_schedules, **where, **common)
     floors = None
     if options.schedules is None and not options.one_by_one:
-        floors = _watched("floors", make, data, FLOORS, folder=folder / "floors", **common)
-    if not _first():
+        floors = _watched("floors", make, data, FLOORS, folder=folder / "floors", **{**common, "idle": True})
+    if console.quiet:
         return
     paths = write(found, folder, floors, {"data": name, "network_size": _size(make)})
     for measure in MEASURES:
@@ -153,31 +105,31 @@ def _compare(options: argparse.Namespace, console: Console) -> None:
 
 def _claims(options: argparse.Namespace, console: Console) -> None:
     """Judge the claims on each data set, and write findings, tables and figures."""
-    folder = options.folder or Path("runs", "claims")
+    folder = options.folder
     findings = []
     for name in [options.data] if options.data else list(DATA):
         evidence = _evidence(options, name, folder / name)
         findings += judge(evidence, name)
-        if _first():
+        if not console.quiet:
             columns = {"data": name, "network_size": _size(_network(options.network, DATA[name]()))}
             write(evidence.field, folder / name / "report", evidence.floors, columns)
-    if _first():
+    if not console.quiet:
         write_findings(findings, folder)
-        console.print(findings_table(findings))
-        console.print(f"Written to {folder}: claims.json, claims.md; tables and figures in DATA/report", soft_wrap=True)
+    console.print(findings_table(findings))
+    console.print(f"Written to {folder}: claims.json, claims.md; tables and figures in DATA/report", soft_wrap=True)
 
 
 def _evidence(options: argparse.Namespace, name: str, folder: Path) -> Evidence:
     """Train what the claims are judged by on one data set."""
     data = DATA[name]()
     make = _network(options.network, data)
-    common = {key: getattr(options, key) for key in ("lrs", "seeds", "max_epochs", "devices")}
+    common = {**_common(options), "idle": True}
 
     def watched(what: str, schedules: dict[str, Schedule], **changed: Any) -> Comparison:
         where = folder / what.replace(" ", "_")
         return _watched(f"{name}, {what}", make, data, schedules, folder=where, **{**common, **changed})
 
-    field = watched("schedules", {**FIELD, **LATE})
+    field = watched("schedules", {**FIELD, **LATE}, idle=False)
     best = field.best_lr("cosine") or 0
     cosine: dict[str, Schedule] = {"cosine": Cosine()}
     sgd: dict[str, Any] = {"lrs": [0.1], "optimizer": "sgd", "momentum": 0.0}
@@ -188,6 +140,22 @@ def _evidence(options: argparse.Namespace, name: str, folder: Path) -> Evidence:
         watched("plain SGD", cosine, **sgd),
         watched("plain SGD flatter", cosine, loss=flatter_cross_entropy, **sgd),
     )
+
+
+def _common(options: argparse.Namespace) -> dict[str, Any]:
+    """Return what every comparison of a command is given."""
+    names = (
+        "lrs",
+        "seeds",
+        "max_epochs",
+        "batch_size",
+        "optimizer",
+        "weight_decay",
+        "momentum",
+        "devices",
+        "num_nodes",
+    )
+    return {name: getattr(options, name) for name in names}
 
 
 def _watched(
@@ -202,19 +170,18 @@ def _watched(
 
     ``begun`` is called by the process that writes, as soon as trainings are done: the folder is ours by then.
     """
-    seeds = options["seeds"]
-    total = len(schedules) * len(options["lrs"]) * (seeds if isinstance(seeds, int) else len(seeds))
+    total, first = len(schedules) * len(options["lrs"]) * options["seeds"], is_first(options["num_nodes"])
     columns = (
         *(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("trainings,")),
         *(TimeElapsedColumn(), TextColumn("gone,"), TimeRemainingColumn(), TextColumn("left")),
     )
     # no thread of its own: processes are forked while it is shown
-    with Progress(*columns, console=Console(stderr=True), auto_refresh=False, disable=not _first()) as bar:
+    with Progress(*columns, console=Console(stderr=True), auto_refresh=False, disable=not first) as bar:
         task = bar.add_task(what, total=total)
 
         def show(trained: int) -> None:
             nonlocal begun
-            if begun is not None and _first():
+            if begun is not None and first:
                 begun()
                 begun = None
             bar.update(task, completed=trained, refresh=True)
@@ -222,50 +189,6 @@ def _watched(
         found = compare(network, data, schedules, on_progress=show, **options)
         show(total)
     return found
-
-
-def _first() -> bool:
-    """Return whether this is the process that prints and writes."""
-    return not getattr(rank_zero_only, "rank", 0)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="lit-cosine compare",
-        description="Train every schedule at every LR over many seeds, and say with intervals what differs.",
-    )
-    add = parser.add_argument
-    add("--data", choices=list(DATA), help="data set (article; with --claims all of them)")
-    add("--network", help="module:Class of a network; its in_features and classes follow the data (SimpleNN)")
-    add("--schedules", type=Path, help="YAML file {name: schedule}, as preview reads them; 11 schedules otherwise")
-    add("--baseline", help="name of the schedule that the others are compared to (the first)")
-    add("--lrs", type=float, nargs="+", default=list(LRS), help="peak LRs")
-    add("--seeds", type=int, default=32, help="number of seeds (32)")
-    add("--max-epochs", type=int, default=10, help="epochs of each training (10)")
-    add("--batch-size", type=int, help="rows per step (64)")
-    add("--optimizer", choices=("adam", "adamw", "sgd"), default="adam", help="(adam)")
-    add("--weight-decay", type=float, default=0.0, help="(0)")
-    add("--momentum", type=float, default=0.9, help="of sgd (0.9)")
-    add("--folder", type=Path, help="where everything is written (runs/compare_DATA)")
-    add("--devices", type=int, help="processes of one thread each (2)")
-    add("--num-nodes", type=int, default=1, help="machines (1)")
-    add("--one-by-one", action="store_true", help="train with a Trainer, for networks that cannot be stacked")
-    add("--claims", action="store_true", help="put the article's claims to the test, on every data set")
-    return parser
-
-
-def _schedules(path: Path | None) -> dict[str, Schedule]:
-    if path is None:
-        return dict(FIELD)
-    try:
-        entries = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"cannot read {path}: {getattr(error, 'strerror', None) or 'not a text file'}") from None
-    except yaml.YAMLError:
-        raise ValueError(f"{path} is not YAML") from None
-    if not isinstance(entries, dict) or not entries:
-        raise ValueError(f"{path} must hold schedules by name, got {entries!r}")
-    return {str(name): build_schedule(spelled, str(name)) for name, spelled in entries.items()}
 
 
 def _network(path: str | None, data: TabularDataModule) -> Callable[[], nn.Module]:
@@ -278,7 +201,14 @@ def _network(path: str | None, data: TabularDataModule) -> Callable[[], nn.Modul
         made: Callable[..., nn.Module] = getattr(import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
         raise ValueError(f"--network must be module:Class, got {path!r}: {error}") from None
-    taken = {key: size for key, size in sizes.items() if key in inspect.signature(made).parameters}
+    try:
+        taken = {key: size for key, size in sizes.items() if key in inspect.signature(made).parameters}
+        network = made(**taken)
+    except Exception as error:  # of whatever type the module's is
+        text = str(error) or "no message"
+        raise ValueError(f"--network {path} raised {type(error).__name__}: {text.splitlines()[0]}") from None
+    if not isinstance(network, nn.Module):
+        raise ValueError(f"--network must make a torch.nn.Module, {path} made {type(network).__name__}")
     return lambda: made(**taken)
 
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 from argparse import ArgumentError
 from collections.abc import Sequence
 
+from lit_cosine.compare_options import parse
+
 __all__ = ["check_usage"]
 
 _OF_ALL = {"help", "config", "print_config", "seed_everything", "model", "data", "trainer", "audit", "threads"}
@@ -21,7 +23,7 @@ _OPTIONS = {
 
 
 def check_usage(command: str, arguments: Sequence[str]) -> None:
-    """Refuse options that the subcommand does not have, and a test or prediction without its checkpoint.
+    """Refuse options that the subcommand does not have, compare's wrong values, and a test without its checkpoint.
 
     Args:
         command: The subcommand; of one that is not in the table nothing is known.
@@ -35,6 +37,8 @@ def check_usage(command: str, arguments: Sequence[str]) -> None:
     Traceback (most recent call last):
     argparse.ArgumentError: ckpt_path must name a checkpoint: lit-cosine test --ckpt_path FILE
     """
+    if command == "compare":
+        parse(arguments)
     known = _OPTIONS.get(command)
     if known is None:
         return

@@ -48,7 +48,7 @@ class Stacked:
         from benchmark_article import article_rows
 
         from lit_cosine import SimpleNN
-        from lit_cosine.compare_command import FIELD, LRS
+        from lit_cosine.compare_options import FIELD, LRS
         from lit_cosine.ensemble import Ensemble, Training, learning_rates
 
         torch.set_num_threads(1)
@@ -73,7 +73,7 @@ class Jax:
         import optax
         from benchmark_article import article_rows
 
-        from lit_cosine.compare_command import FIELD, LRS
+        from lit_cosine.compare_options import FIELD, LRS
 
         x, y = (jnp.asarray(part.numpy()) for part in article_rows()[0])
         steps = EPOCHS * -(-ROWS // BATCH)

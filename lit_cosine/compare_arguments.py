@@ -1,0 +1,132 @@
+"""What :func:`lit_cosine.compare` may be given: checked alike from Python and from the command line.
+
+Convention: standard library alone, so that the command line is refused before torch is imported. A message names the
+argument, the rule and the value.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from lit_cosine.schedule import Schedule, check_schedule
+
+__all__ = [
+    "OPTIMIZERS",
+    "check_baseline",
+    "check_lrs",
+    "check_memory",
+    "check_optimizer",
+    "check_schedules",
+    "check_seeds",
+    "check_whole",
+]
+
+OPTIMIZERS = ("adam", "adamw", "sgd")
+
+
+def check_schedules(schedules: Any) -> dict[str, Schedule]:
+    """Return the schedules by name, from a mapping or from a list of schedules and (name, schedule).
+
+    >>> from lit_cosine import Cosine
+    >>> check_schedules([Cosine(), ("low", Cosine(end=0.1))])
+    {'cosine 1 -> 0': Cosine(start=1.0, end=0.0, k=1.0), 'low': Cosine(start=1.0, end=0.1, k=1.0)}
+    """
+    if isinstance(schedules, Schedule) or not isinstance(schedules, (Mapping, Sequence)):
+        raise TypeError(f"schedules must be a mapping or a list of schedules, got {schedules!r}")
+    pairs = list(schedules.items()) if isinstance(schedules, Mapping) else []
+    for entry in () if isinstance(schedules, Mapping) else schedules:
+        pairs.append(entry if isinstance(entry, tuple) and len(entry) == 2 else (str(entry), entry))
+    if not pairs:
+        raise ValueError("schedules must hold at least one schedule, got none")
+    for name, schedule in pairs:
+        check_schedule(f"schedules[{name!r}]", schedule)
+    if doubles := [name for name, count in Counter(name for name, _ in pairs).items() if count > 1]:
+        raise ValueError(f"schedules must have different names, got {doubles[0]!r} twice")
+    return dict(pairs)
+
+
+def check_baseline(baseline: str | None, schedules: Mapping[str, Schedule]) -> str:
+    """Return the name of the baseline; the first schedule's where None."""
+    baseline = next(iter(schedules)) if baseline is None else baseline
+    if baseline not in schedules:
+        raise ValueError(f"baseline must be one of {', '.join(schedules)}, got {baseline!r}")
+    return baseline
+
+
+def check_lrs(lrs: Any) -> tuple[float, ...]:
+    """Return the LRs; also those of an array or a tensor of one dimension.
+
+    >>> check_lrs([0.1, 0])
+    Traceback (most recent call last):
+    ValueError: lrs must be finite and > 0, got 0.0
+    """
+    try:
+        if isinstance(lrs, str) or not isinstance(lrs, Iterable):
+            raise TypeError
+        values = tuple(float(lr) for lr in lrs)
+    except (TypeError, ValueError):
+        raise TypeError(f"lrs must be a list of numbers, got {lrs!r}") from None
+    if not values:
+        raise ValueError("lrs must hold at least one LR, got none")
+    if wrong := [lr for lr in values if not (math.isfinite(lr) and lr > 0.0)]:
+        raise ValueError(f"lrs must be finite and > 0, got {wrong[0]}")
+    if len(set(values)) < len(values):
+        raise ValueError(f"lrs must differ from each other, got {list(values)}")
+    return values
+
+
+def check_seeds(seeds: Any) -> Sequence[int]:
+    """Return the seeds; a number of them is 0, 1, …, and a range, which takes no room however long it is."""
+    if isinstance(seeds, int) and not isinstance(seeds, bool):
+        if seeds < 1:
+            raise ValueError(f"seeds must be at least 1, got {seeds}")
+        return range(seeds)
+    if not isinstance(seeds, Sequence) or not all(isinstance(s, int) and not isinstance(s, bool) for s in seeds):
+        raise TypeError(f"seeds must be a number of seeds or a list of integers, got {seeds!r}")
+    if not seeds:
+        raise ValueError("seeds must hold at least one seed, got none")
+    if min(seeds) < 0:
+        raise ValueError(f"seeds must be >= 0, got {min(seeds)}")
+    if len(set(seeds)) < len(seeds):
+        raise ValueError(f"seeds must differ from each other, got {list(seeds)}")
+    return seeds
+
+
+def check_whole(name: str, value: Any) -> int:
+    """Return ``value`` if it is an integer >= 1."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be an integer >= 1, got {value!r}")
+    if value < 1:
+        raise ValueError(f"{name} must be an integer >= 1, got {value}")
+    return value
+
+
+def check_optimizer(optimizer: str, weight_decay: float, momentum: float) -> None:
+    """Refuse an optimizer that there is not, or what none can work with."""
+    if optimizer not in OPTIMIZERS:
+        raise ValueError(f"optimizer must be one of {', '.join(OPTIMIZERS)}, got {optimizer!r}")
+    if not (math.isfinite(weight_decay) and weight_decay >= 0.0):
+        raise ValueError(f"weight_decay must be finite and >= 0, got {weight_decay}")
+    if not 0.0 <= momentum < 1.0:
+        raise ValueError(f"momentum must be in [0, 1), got {momentum}")
+
+
+def check_memory(seeds: int, arms: int, max_epochs: int) -> None:
+    """Refuse more trainings, or longer ones, than this machine's memory can keep the curves of.
+
+    >>> check_memory(seeds=10**12, arms=77, max_epochs=10)
+    Traceback (most recent call last):
+    ValueError: seeds x schedules x lrs x max_epochs must fit into memory; ... need ... GiB and ...
+    """
+    # three numbers an epoch and two at the end; the grid, a process's own copy of it and what it is gathered into
+    needed = 3 * 8 * (3 * max_epochs + 2) * seeds * arms
+    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > there:
+        raise ValueError(
+            f"seeds x schedules x lrs x max_epochs must fit into memory; {seeds * arms} trainings of {max_epochs} "
+            f"epochs need {needed / 2**30:.0f} GiB and this machine has {there / 2**30:.0f}"
+        )
