@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -84,6 +85,8 @@ def check_seeds(seeds: Any) -> Sequence[int]:
     if isinstance(seeds, int) and not isinstance(seeds, bool):
         if seeds < 1:
             raise ValueError(f"seeds must be at least 1, got {seeds}")
+        if seeds > sys.maxsize:
+            raise ValueError(f"seeds must be at most {sys.maxsize}, got {seeds}")
         return range(seeds)
     if not isinstance(seeds, Sequence) or not all(isinstance(s, int) and not isinstance(s, bool) for s in seeds):
         raise TypeError(f"seeds must be a number of seeds or a list of integers, got {seeds!r}")

@@ -24,6 +24,7 @@ from lit_cosine.claims import LATE, LENGTHS, Evidence, flatter_cross_entropy, ju
 from lit_cosine.compare_options import FIELD, FLOORS, parse
 from lit_cosine.comparison import compare
 from lit_cosine.data import SyntheticDataModule, TabularDataModule
+from lit_cosine.ensemble import NotStackable
 from lit_cosine.model import SimpleNN
 from lit_cosine.plots import schedule_curves
 from lit_cosine.report import MEASURES, findings_table, table, write, write_findings
@@ -62,7 +63,8 @@ def compare_schedules(arguments: Sequence[str]) -> None:
     except (ValueError, TypeError) as error:
         if not first:  # it has been said once
             sys.exit(2)
-        raise ArgumentError(None, str(error)) from None
+        hint = "; --one-by-one trains it with a Trainer" if isinstance(error, NotStackable) else ""
+        raise ArgumentError(None, f"{error}{hint}") from None
     except KeyboardInterrupt:
         if first:
             print("stopped: finished blocks are kept, and the same command goes on from there", file=sys.stderr)
@@ -114,7 +116,9 @@ def _claims(options: argparse.Namespace, console: Console) -> None:
             columns = {"data": name, "network_size": _size(_network(options.network, DATA[name]()))}
             write(evidence.field, folder / name / "report", evidence.floors, columns)
     if not console.quiet:
-        write_findings(findings, folder)
+        lrs = ", ".join(f"{lr:g}" for lr in options.lrs)
+        trained = f"{options.seeds} seeds, {options.max_epochs} epochs, {options.optimizer}, initial LRs {lrs}"
+        write_findings(findings, folder, trained)
     console.print(findings_table(findings))
     console.print(f"Written to {folder}: claims.json, claims.md; tables and figures in DATA/report", soft_wrap=True)
 
@@ -177,14 +181,14 @@ def _watched(
     )
     # no thread of its own: processes are forked while it is shown
     with Progress(*columns, console=Console(stderr=True), auto_refresh=False, disable=not first) as bar:
-        task = bar.add_task(what, total=total)
+        task = bar.add_task(what, total=total, visible=False)  # not before something is trained
 
         def show(trained: int) -> None:
             nonlocal begun
             if begun is not None and first:
                 begun()
                 begun = None
-            bar.update(task, completed=trained, refresh=True)
+            bar.update(task, completed=trained, visible=True, refresh=True)
 
         found = compare(network, data, schedules, on_progress=show, **options)
         show(total)

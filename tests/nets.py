@@ -145,3 +145,10 @@ class Transfer(Net):
 def finetuning(**kwargs: Any) -> BackboneFinetuning:
     settings = {"unfreeze_backbone_at_epoch": 1, "backbone_initial_lr": 0.01, "should_align": False}
     return BackboneFinetuning(**{**settings, **kwargs})
+
+
+class Dropping(nn.Sequential):
+    """A network with dropout: a block of a comparison is one seed then, so that a few make several blocks."""
+
+    def __init__(self, in_features: int, classes: int) -> None:
+        super().__init__(nn.Linear(in_features, 8), nn.Dropout(0.2), nn.Linear(8, classes))
