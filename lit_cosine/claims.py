@@ -2,8 +2,9 @@
 
 Convention: a claim is *supported* where its statement's difference has the claimed sign and its interval (95 %, Holm's
 over the claim's own differences) leaves out 0; *not supported* where it does not; *not testable* where there is no
-interval: one seed, or trainings that diverged. Choices (best LR, best floor, …) are made on validation rows, and
-differences over seeds measured on test rows.
+interval: one seed, or trainings that diverged. Where the claim is that a choice needs care, the whole interval must be
+above one percent of the loss: with enough seeds any choice makes some difference. Choices (best LR, best floor, …) are
+made on validation rows, and differences over seeds measured on test rows.
 """
 
 from __future__ import annotations
@@ -33,6 +34,9 @@ LENGTHS = (2, 5, 10, 20, 40)
 """Epochs of the trainings that ask whether their number matters."""
 
 FLATNESS = 0.1
+
+CARE = 0.01
+"""Share of the loss that a choice must make a difference of, to need care."""
 
 
 def flatter_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
@@ -100,14 +104,14 @@ def _faster(evidence: Evidence) -> tuple[Verdict, str]:
     target = float(np.nanmean(field.values("val_loss")[:, list(field.schedules).index("constant"), best]))
     never = field.total_steps + field.steps_per_epoch
 
-    def steps(name: str) -> NDArray[np.float64]:
-        reached = field.steps_to(target, name)
-        return np.where(np.isinf(reached), never, reached)
-
-    return _less(
-        [(f"cosine minus {other}", steps("cosine"), steps(other)) for other in ("constant", "step")],
+    reached = {name: field.steps_to(target, name) for name in ("cosine", "constant", "step")}
+    steps = {name: np.where(np.isinf(each), never, each) for name, each in reached.items()}
+    verdict, figure = _less(
+        [(f"cosine minus {other}", steps["cosine"], steps[other]) for other in ("constant", "step")],
         f"optimizer steps to a validation loss of {target:.3g}",
     )
+    short = ", ".join(f"{name} in {np.isinf(each).sum()}" for name, each in reached.items())
+    return verdict, f"{figure}; never there, and counted as {never} steps: {short} of {len(field.seeds)} seeds"
 
 
 def _better(evidence: Evidence) -> tuple[Verdict, str]:
@@ -121,14 +125,20 @@ def _better(evidence: Evidence) -> tuple[Verdict, str]:
 
 
 def _steadier(evidence: Evidence) -> tuple[Verdict, str]:
-    def climbs(name: str) -> NDArray[np.float64]:
-        field, best = evidence.field, evidence.field.best_lr(name)
-        if best is None:
-            return np.full(len(field.seeds), np.nan)
-        curves = field.members["val_loss"][:, list(field.schedules).index(name), best]
-        return np.asarray(np.maximum(np.diff(curves, axis=-1), 0.0).sum(axis=-1), dtype=float)
+    field = evidence.field
+    best = field.best_lr("step")
+    if best is None:
+        return "not testable", "step diverged at every LR"
 
-    return _less([("cosine minus step", climbs("cosine"), climbs("step"))], "sum of the climbs of the validation loss")
+    def climbs(name: str) -> NDArray[np.float64]:
+        at = list(field.schedules).index(name)
+        summed = np.maximum(np.diff(field.members["val_loss"][:, at, best], axis=-1), 0.0).sum(axis=-1)
+        return np.where(field.diverged[:, at, best], np.nan, summed)
+
+    return _less(
+        [("cosine minus step", climbs("cosine"), climbs("step"))],
+        f"sum of the climbs of the validation loss at LR {field.lrs[best]:g}",
+    )
 
 
 def _fine_tunes(evidence: Evidence) -> tuple[Verdict, str]:
@@ -158,7 +168,8 @@ def _minimum_lr(evidence: Evidence) -> tuple[Verdict, str]:
         return "not testable", f"{first} diverged at every LR"
     options = {
         name: (floors.values("val_loss")[:, index, best], floors.values()[:, index, best])
-        for index, name in enumerate(floors.schedules)
+        for index, (name, floor) in enumerate(floors.schedules.items())
+        if isinstance(floor, Cosine) and floor.end < floor.start  # one that does not fall is no cosine
     }
     return _matters(options, f" at LR {floors.lrs[best]:g}")
 
@@ -168,25 +179,27 @@ def _epochs(evidence: Evidence) -> tuple[Verdict, str]:
         f"{epochs} epochs": (found.values("val_loss")[:, 0, 0], found.values()[:, 0, 0])
         for epochs, found in evidence.lengths.items()
     }
-    return _matters(options)
+    lr = next(iter(evidence.lengths.values())).lrs[0]
+    return _matters(options, f" at LR {lr:g}")
 
 
 def _flat_surface(evidence: Evidence) -> tuple[Verdict, str]:
     steep, flat = evidence.steep, evidence.flat
-    steps = steep.total_steps
-    rates = [np.array(next(iter(c.schedules.values())).sample(steps)) * c.lrs[0] for c in (steep, flat)]
+    rates = [np.array(next(iter(c.schedules.values())).sample(c.total_steps)) * c.lrs[0] for c in (steep, flat)]
     gap = float(np.abs(rates[0] - rates[1]).max())
-    # the fall of the training loss over the run, in units of its own surface, says how far the weights went
-    fell = [
-        float(np.nanmean(c.members["train_loss"][:, 0, 0, 0] - c.members["train_loss"][:, 0, 0, -1])) / scale
-        for c, scale in ((steep, 1.0), (flat, FLATNESS))
-    ]
-    verdict: Verdict = "not supported" if gap == 0.0 else "supported"
-    return verdict, (
-        f"LR on a surface {1 / FLATNESS:g} times flatter minus LR on the surface: {gap:g} at each of {steps} steps (a "
-        f"schedule sees only time); plain SGD, whose step is LR times gradient, went down by {fell[0]:.3g} on the "
-        f"surface and by {fell[1]:.3g} of the same height on the flatter one"
+
+    def rise(found: Comparison, scale: float) -> NDArray[np.float64]:
+        """How far up the training loss went over the run, in units of its own surface."""
+        curves = np.where(found.diverged[:, 0, 0, None], np.nan, found.members["train_loss"][:, 0, 0])
+        return np.asarray((curves[:, -1] - curves[:, 0]) / scale)
+
+    went = {"flatter": rise(flat, FLATNESS), "as it is": rise(steep, 1.0)}
+    verdict, figure = _less(
+        [("flatter minus as it is", went["flatter"], went["as it is"])],
+        "change of the training loss under plain SGD, in units of its surface",
     )
+    means = " and ".join(f"{np.nanmean(each):.3g} on the surface {name}" for name, each in went.items())
+    return verdict, f"{figure}: {means}; the LRs of the {steep.total_steps} steps differ by at most {gap:g}"
 
 
 CLAIMS: tuple[Claim, ...] = (
@@ -202,7 +215,7 @@ CLAIMS: tuple[Claim, ...] = (
     ),
     Claim(
         "Is steadier than step decay",
-        "At its best LR the cosine's validation loss climbs less from epoch to epoch, in all, than step's",
+        "At step's best LR the cosine's validation loss climbs less from epoch to epoch, in all, than step's",
         _steadier,
     ),
     Claim(
@@ -212,22 +225,24 @@ CLAIMS: tuple[Claim, ...] = (
     ),
     Claim(
         "The initial LR needs care",
-        "The cosine's test loss differs between the best and the worst initial LR",
+        f"The cosine's test loss differs by more than {CARE:.0%} between the best and the worst initial LR",
         _initial_lr,
     ),
     Claim(
         "The minimum LR needs care",
-        "The cosine's test loss differs between the best and the worst floor, at the best LR of the cosine to 0",
+        f"The cosine's test loss differs by more than {CARE:.0%} between the best and the worst floor below its LR",
         _minimum_lr,
     ),
     Claim(
         "The number of epochs needs care",
-        f"The cosine's test loss differs between the best and the worst of {', '.join(map(str, LENGTHS))} epochs",
+        f"The cosine's test loss differs by more than {CARE:.0%} between the best and the worst of "
+        f"{', '.join(map(str, LENGTHS))} epochs",
         _epochs,
     ),
     Claim(
         "Takes larger steps where the surface is flat",
-        "On a flatter surface the LR is larger at some step",
+        f"Under plain SGD and the cosine, training goes further down, for its height, where the surface is "
+        f"{1 / FLATNESS:g} times flatter",
         _flat_surface,
     ),
 )
@@ -245,7 +260,8 @@ def _less(pairs: list[tuple[str, NDArray[np.float64], NDArray[np.float64]]], wha
     """Judge that every first is less than its second."""
     differences = paired_differences([(first, second) for _, first, second in pairs])
     figure = f"{what}: " + "; ".join(
-        f"{name} {_shown(difference)}" for (name, _, _), difference in zip(pairs, differences, strict=True)
+        f"{name} {_shown(difference, len(first))}"
+        for (name, first, _), difference in zip(pairs, differences, strict=True)
     )
     return _verdict(differences, all(difference.high < 0.0 for difference in differences)), figure
 
@@ -253,14 +269,17 @@ def _less(pairs: list[tuple[str, NDArray[np.float64], NDArray[np.float64]]], wha
 def _matters(
     options: Mapping[str, tuple[NDArray[np.float64], NDArray[np.float64]]], where: str = ""
 ) -> tuple[Verdict, str]:
-    """Judge that the worst option, chosen on validation, is worse on test than the best, chosen likewise."""
+    """Judge that the worst option, chosen on validation, is clearly worse on test than the best, chosen likewise."""
     means = {name: float(np.nanmean(val)) for name, (val, _) in options.items() if np.isfinite(val).any()}
+    lost = "".join(f"; {name} diverged for every seed" for name in options if name not in means)
     if len(means) < 2:
-        return "not testable", "fewer than two options did not diverge"
+        return "not testable", f"fewer than two options did not diverge{lost}"
     best, worst = min(means, key=means.__getitem__), max(means, key=means.__getitem__)
-    differences = paired_differences([(options[worst][1], options[best][1])])
-    figure = f"test loss{where}: {worst} minus {best} {_shown(differences[0])}"
-    return _verdict(differences, differences[0].low > 0.0), figure
+    tests = options[best][1]
+    differences = paired_differences([(options[worst][1], tests)])
+    level = float(np.nanmean(tests))
+    figure = f"test loss{where}: {worst} minus {best} {_shown(differences[0], len(tests))} on {level:.3g}{lost}"
+    return _verdict(differences, differences[0].low > CARE * level), figure
 
 
 def _verdict(differences: list[PairedDifference], holds: bool) -> Verdict:
@@ -269,7 +288,8 @@ def _verdict(differences: list[PairedDifference], holds: bool) -> Verdict:
     return "supported" if holds else "not supported"
 
 
-def _shown(difference: PairedDifference) -> str:
+def _shown(difference: PairedDifference, seeds: int) -> str:
     if math.isnan(difference.low):
         return f"{difference.value:+.3g}, no interval from {difference.n} pairs"
-    return f"{difference.value:+.3g} ({difference.low:+.3g} … {difference.high:+.3g})"
+    pairs = "" if difference.n == seeds else f"; {difference.n} of {seeds} pairs, the others diverged"
+    return f"{difference.value:+.3g} ({difference.low:+.3g} … {difference.high:+.3g}{pairs})"

@@ -119,8 +119,14 @@ def findings_table(findings: Sequence[Finding]) -> Table:
     return shown
 
 
-def write_findings(findings: Sequence[Finding], folder: Path) -> None:
-    """Write ``claims.json``, and ``claims.md`` with a table of verdicts and the figures behind them."""
+def write_findings(findings: Sequence[Finding], folder: Path, trainings: str) -> None:
+    """Write ``claims.json``, and ``claims.md`` with a table of verdicts and the figures behind them.
+
+    Args:
+        findings: What was found on each data set.
+        folder: Where.
+        trainings: How it was trained, in words.
+    """
     (folder / "claims.json").write_text(json.dumps([asdict(finding) for finding in findings], indent=1) + "\n")
     data = list(dict.fromkeys(finding.data for finding in findings))
     verdicts = {(finding.claim, finding.data): finding for finding in findings}
@@ -128,6 +134,12 @@ def write_findings(findings: Sequence[Finding], folder: Path) -> None:
     for claim in CLAIMS:
         cells = [verdicts[claim.claim, name].verdict for name in data if (claim.claim, name) in verdicts]
         lines.append(f"| {claim.claim} | {' | '.join(cells)} |")
+    lines += [
+        "",
+        f"{trainings}. Differences are paired by seed, on one split of the data. Their 95 % intervals, in brackets, "
+        "hold together (Holm) over the differences of one claim on one data set, not over the table. *Not supported* "
+        "is also a claim of which the opposite was found: the interval says which.",
+    ]
     for claim in CLAIMS:
         lines += ["", f"**{claim.claim}.** Measured: {claim.statement[0].lower()}{claim.statement[1:]}.", ""]
         lines += [f"- {name}: {verdicts[claim.claim, name].figure}" for name in data]

@@ -79,17 +79,13 @@ def test_no_claim_is_supported_where_the_numbers_say_otherwise() -> None:
 
 
 def test_one_seed_is_not_testable() -> None:
+    def one(found: Comparison) -> Comparison:
+        return Comparison(**{**vars(found), "members": found.members[:1], "seeds": (0,)})
+
     given = evidence(good=True)
-    one = {
-        name: Comparison(**{**vars(found), "members": found.members[:1], "seeds": (0,)})
-        for name, found in (("field", given.field), ("floors", given.floors))
-    }
-    lengths = {
-        epochs: Comparison(**{**vars(found), "members": found.members[:1], "seeds": (0,)})
-        for epochs, found in given.lengths.items()
-    }
-    judged = verdicts(Evidence(one["field"], one["floors"], lengths, given.steep, given.flat))
-    assert {judged[claim] for claim in (FASTER, BETTER, STEADIER, LATER, INITIAL, MINIMUM, EPOCHS)} == {"not testable"}
+    lengths = {epochs: one(found) for epochs, found in given.lengths.items()}
+    judged = Evidence(one(given.field), one(given.floors), lengths, one(given.steep), one(given.flat))
+    assert set(verdicts(judged).values()) == {"not testable"}
 
 
 def test_a_field_that_diverged_is_not_testable() -> None:
@@ -99,13 +95,64 @@ def test_a_field_that_diverged_is_not_testable() -> None:
     assert {judged[claim] for claim in (FASTER, BETTER, STEADIER, LATER, INITIAL)} == {"not testable"}
 
 
+def figures(given: Evidence) -> dict[str, str]:
+    return {finding.claim: finding.figure for finding in judge(given, "made up")}
+
+
 def test_the_figure_holds_the_numbers() -> None:
-    figures = {finding.claim: finding.figure for finding in judge(evidence(good=True), "made up")}
+    shown = figures(evidence(good=True))
     # constant ends at 0.3 after 30 steps; the cosine is there after 20, step after 30
-    assert figures[FASTER].startswith("optimizer steps to a validation loss of 0.3: cosine minus constant -10 ")
-    assert "LR 0.2 minus LR 0.1 +0.6" in figures[INITIAL]
-    assert "2 epochs minus 10 epochs +0.2" in figures[EPOCHS]
-    assert "went down by 0.4 on the surface and by 0.1 of the same height" in figures[FLAT]
+    assert shown[FASTER].startswith("optimizer steps to a validation loss of 0.3: cosine minus constant -10 ")
+    assert "counted as 40 steps: cosine in 0, constant in 0, step in 0 of 6 seeds" in shown[FASTER]
+    assert "LR 0.2 minus LR 0.1 +0.6" in shown[INITIAL]
+    assert "2 epochs minus 10 epochs +0.2" in shown[EPOCHS]
+    assert shown[EPOCHS].endswith(" on 0.3")
+    assert "-0.1 on the surface flatter and -0.4 on the surface as it is" in shown[FLAT]
+    assert "the LRs of the 20 steps differ by at most 0" in shown[FLAT]
+
+
+def test_a_loss_that_is_never_reached_is_counted_one_epoch_after_the_end() -> None:
+    given = evidence(good=True)
+    given.field.members["val_loss"][:2, 2] = 0.9  # two seeds of the cosine, at every LR
+    figure = figures(given)[FASTER]
+    assert "cosine in 2, constant in 0, step in 0 of 6 seeds" in figure
+    assert f"cosine minus constant {(4 * 20 + 2 * 40) / 6 - 30:+.3g} " in figure
+
+
+def test_steadiness_is_compared_at_one_lr() -> None:
+    given = evidence(good=True)
+    # at its own best LR the cosine does not climb; at step's, the other one, it climbs more than step
+    given.field.members["val_loss"][:, 1, 0] += 1.0
+    given.field.members["val_loss"][:, 2, 1] = [0.5, 1.5, 1.0]
+    assert figures(given)[STEADIER].startswith(
+        "sum of the climbs of the validation loss at LR 0.2: cosine minus step +0.6"
+    )
+    assert verdicts(given)[STEADIER] == "not supported"
+
+
+@pytest.mark.parametrize(("difference", "verdict"), [(0.02, "supported"), (0.002, "not supported")])
+def test_a_choice_needs_care_where_it_makes_more_than_a_percent(difference: float, verdict: str) -> None:
+    given = evidence(good=True)
+    given.floors.members["test_loss"][:, 1] = given.floors.members["test_loss"][:, 0] + difference  # on 0.3
+    assert verdicts(given)[MINIMUM] == verdict
+
+
+def test_a_floor_that_is_the_initial_lr_is_none() -> None:
+    given = evidence(good=True)
+    floors = Comparison(**{**vars(given.floors), "schedules": {"floor 0": Cosine(), "floor 1": Cosine(end=1.0)}})
+    judged = judge(Evidence(given.field, floors, given.lengths, given.steep, given.flat), "made up")
+    (minimum,) = (finding for finding in judged if finding.claim == MINIMUM)
+    assert (minimum.verdict, minimum.figure) == ("not testable", "fewer than two options did not diverge")
+
+
+def test_seeds_that_diverged_are_counted_in_the_figure() -> None:
+    given = evidence(good=True)
+    given.field.members["test_loss"][0, 2, 0] = math.nan  # the cosine at one LR, and at the other for all seeds
+    given.field.members["test_loss"][:, 2, 1] = math.nan
+    given.field.members["test_loss"][0, 0] = math.nan
+    judged = figures(given)
+    assert "5 of 6 pairs, the others diverged" in judged[BETTER]
+    assert judged[INITIAL].endswith("; LR 0.2 diverged for every seed")
 
 
 def test_the_flatter_surface_is_ten_times_flatter() -> None:
@@ -115,7 +162,7 @@ def test_the_flatter_surface_is_ten_times_flatter() -> None:
 
 def test_findings_as_files_and_table(tmp_path: Path) -> None:
     findings = [finding for name in ("a", "b") for finding in judge(evidence(good=name == "a"), name)]
-    write_findings(findings, tmp_path)
+    write_findings(findings, tmp_path, "6 seeds")
     assert [Finding(**record) for record in json.loads((tmp_path / "claims.json").read_text())] == findings
     text = (tmp_path / "claims.md").read_text()
     assert f"| {BETTER} | supported | not supported |" in text
