@@ -180,18 +180,23 @@ def _watched(
         *(TimeElapsedColumn(), TextColumn("gone,"), TimeRemainingColumn(), TextColumn("left")),
     )
     # no thread of its own: processes are forked while it is shown
-    with Progress(*columns, console=Console(stderr=True), auto_refresh=False, disable=not first) as bar:
-        task = bar.add_task(what, total=total, visible=False)  # not before something is trained
+    bar = Progress(*columns, console=Console(stderr=True), auto_refresh=False, disable=not first)
+    task = bar.add_task(what, total=total)
 
-        def show(trained: int) -> None:
-            nonlocal begun
-            if begun is not None and first:
-                begun()
-                begun = None
-            bar.update(task, completed=trained, visible=True, refresh=True)
+    def show(trained: int) -> None:
+        nonlocal begun
+        if begun is not None and first:
+            begun()
+            begun = None
+        bar.start()
+        bar.update(task, completed=trained, refresh=True)
 
+    try:
         found = compare(network, data, schedules, on_progress=show, **options)
         show(total)
+    finally:
+        if bar.live.is_started:  # not where the arguments were refused
+            bar.stop()
     return found
 
 

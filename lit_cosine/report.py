@@ -171,11 +171,16 @@ def draw(comparison: Comparison, floors: Comparison | None = None) -> Figure:
     losses.set(title="Validation loss at the best LR", xlabel="optimizer step", ylabel="mean loss, 95 % band")
     initial.set(title="Test loss against initial LR", xlabel="initial LR", ylabel="mean loss, 95 % band")
     initial.set_xscale("log")
-    for axes in (losses, initial):
+    for axes in (losses, initial) if np.isfinite(comparison.values()).any() else ():
         axes.set_yscale("log")
+        _label_plainly(axes.yaxis)
+    initial.xaxis.set_major_formatter("{x:g}")
     for axes in (lrs, losses, initial):
         axes.grid(alpha=0.3)
-        axes.legend(fontsize=7)
+    # the other panels have the same lines
+    figure.legend(*lrs.get_legend_handles_labels(), loc="outside upper center", ncols=6)
+    if losses.get_legend_handles_labels()[0]:  # none where every training diverged
+        losses.legend(fontsize=8)
     _heat_map(figure, heat, comparison if floors is None else floors)
     return figure
 
@@ -186,14 +191,25 @@ def _heat_map(figure: Figure, axes: Any, comparison: Comparison) -> None:
     floors = [s.end if isinstance(s, Cosine) else None for s in comparison.schedules.values()]
     are_floors = None not in floors and len(floors) > 1
     names = [f"{floor:g}" for floor in floors] if are_floors else list(comparison.schedules)
-    image = axes.imshow(values[:, columns], aspect="auto", cmap="viridis_r", norm="log")
+    there = bool(np.isfinite(values).any())
+    image = axes.imshow(values[:, columns], aspect="auto", cmap="viridis_r", norm="log" if there else None)
     for (row, column), value in np.ndenumerate(values[:, columns]):
-        axes.text(column, row, f"{value:.3f}", ha="center", va="center", fontsize=8, color=_ink(image, value))
+        shown = {"s": f"{value:.3f}", "color": _ink(image, value)} if math.isfinite(value) else {"s": "diverged"}
+        axes.text(column, row, ha="center", va="center", fontsize=8, **shown)
     axes.set_xticks(range(len(columns)), [f"{comparison.lrs[column]:g}" for column in columns])
     axes.set_yticks(range(len(names)), names)
     what = "minimum LR (of the initial)" if are_floors else "schedule"
     axes.set(title=f"Test loss by initial LR and {what}", xlabel="initial LR", ylabel=what)
-    figure.colorbar(image, ax=axes)
+    if there:
+        _label_plainly(figure.colorbar(image, ax=axes).ax.yaxis)
+
+
+def _label_plainly(axis: Any) -> None:
+    """Label a logarithmic axis with plain numbers; between the powers of ten too, where there are few of those."""
+    axis.set_major_formatter("{x:g}")
+    low, high = axis.get_view_interval()
+    if high < 20.0 * low:
+        axis.set_minor_formatter("{x:g}")
 
 
 def _ink(image: Any, value: float) -> str:

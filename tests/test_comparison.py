@@ -1,6 +1,7 @@
 import json
 import math
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -8,9 +9,11 @@ import torch
 from torch import nn
 
 from lit_cosine import Constant, Cosine, Linear, Step, TabularDataModule, compare
+from lit_cosine.compare_arguments import OPTIMIZERS
 from lit_cosine.comparison import Comparison
 from lit_cosine.ensemble import NotStackable
 from lit_cosine.statistics import paired_differences
+from lit_cosine.update_rules import OptimizerName
 
 GENERATOR = torch.Generator().manual_seed(0)
 FEATURES = torch.randn(60, 4, generator=GENERATOR)
@@ -211,6 +214,11 @@ BAD = [
     ({"optimizer": "lion"}, ValueError, "optimizer must be one of adam, adamw, sgd, got 'lion'"),
     ({"weight_decay": -1.0}, ValueError, "weight_decay must be finite and >= 0, got -1.0"),
     ({"momentum": 1.0}, ValueError, r"momentum must be in \[0, 1\), got 1.0"),
+    ({"batch_size": 49}, ValueError, "batch_size must be at most the 48 training rows, got 49"),
+    ({"network": lambda: nn.Linear(5, 3)}, ValueError, r"network must map features \(16, 4\) to what the loss takes"),
+    ({"network": lambda: nn.Linear(4, 2)}, ValueError, r"each of the 3 classes, got \(16, 2\)"),
+    ({"seeds": 10**12}, ValueError, "must fit into memory"),
+    ({"num_nodes": 2}, ValueError, "lacks MASTER_ADDR, MASTER_PORT, NODE_RANK, got 2"),
     ({"devices": 9}, ValueError, r"devices \* num_nodes must be at most the 3 blocks of this comparison, got 9 \* 1"),
 ]
 
@@ -236,6 +244,10 @@ def test_a_folder_with_anything_else_is_refused_and_left_alone(tmp_path: Path) -
     (tmp_path / "a" / "comparison.json").write_text("{")
     with pytest.raises(ValueError, match="cannot be read"):
         run(folder=tmp_path / "a", seeds=1)
+
+
+def test_the_names_of_optimizers_are_those_that_have_a_rule() -> None:
+    assert get_args(OptimizerName) == OPTIMIZERS
 
 
 def test_the_description_is_plain_and_whole(tmp_path: Path) -> None:

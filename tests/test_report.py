@@ -1,6 +1,9 @@
 import csv
 import io
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +11,7 @@ import pytest
 from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import metadata
+from torch import nn
 
 from lit_cosine import Constant, Cosine, SimpleNN, TabularDataModule, compare
 from lit_cosine.cli import main
@@ -144,26 +148,155 @@ def test_the_command_writes_its_folder_and_continues_it(tmp_path: Path, capsys: 
     assert "seeds" in error
 
 
-BAD = [
+# what the command line alone tells is refused before torch is imported
+LIGHT = [
+    (["--lrs"], "argument --lrs: expected at least one argument"),
     (["--lrs", "0"], "lrs must be finite and > 0, got 0.0"),
+    (["--lrs", "0.1", "nan"], "lrs must be finite and > 0, got nan"),
+    (["--lrs", "1e999"], "lrs must be finite and > 0, got inf"),
+    (["--lrs", "0.1", "0.10"], "lrs must differ from each other, got [0.1, 0.1]"),
     (["--seeds", "0"], "seeds must be at least 1, got 0"),
+    (["--seeds", str(10**12)], "seeds x schedules x lrs x max_epochs must fit into memory; 77000000000000 trainings"),
+    (["--seeds", str(10**30)], "seeds must be at most"),
+    (["--max-epochs", "0"], "max_epochs must be an integer >= 1, got 0"),
+    (["--max-epochs", str(10**12)], "must fit into memory"),
+    (["--batch-size", "0"], "batch_size must be an integer >= 1, got 0"),
+    (["--devices", "0"], "devices must be an integer >= 1, got 0"),
+    (["--num-nodes", "-1"], "num_nodes must be an integer >= 1, got -1"),
+    (["--weight-decay", "nan"], "weight_decay must be finite and >= 0, got nan"),
+    (["--momentum", "1"], "momentum must be in [0, 1), got 1.0"),
+    (["--optimizer", "lion"], "invalid choice: 'lion'"),
     (["--data", "mnist"], "invalid choice: 'mnist'"),
-    (["--network", "nowhere:Net"], "--network must be module:Class, got 'nowhere:Net'"),
-    (["--schedules", "nowhere.yaml"], "cannot read nowhere.yaml"),
-    (["--baseline", "nothing"], "baseline must be one of constant"),
+    (["--network", "Net"], "--network must be module:Class, got 'Net'"),
+    (["--baseline", "nothing"], "baseline must be one of constant, step, exponential"),
     (["--lrz", "1"], "unrecognized arguments: --lrz"),
+    (["--schedules", "nowhere.yaml"], "cannot read nowhere.yaml: No such file or directory"),
+    (["--schedules", "twice.yaml"], "schedules must have different names, twice.yaml has 'a' twice"),
+    (["--schedules", "list.yaml"], "list.yaml must hold schedules by name, got ['Cosine']"),
+    (["--schedules", "empty.yaml"], "empty.yaml must hold schedules by name, got None"),
+    (["--schedules", "broken.yaml"], "broken.yaml is not YAML"),
+    (["--schedules", "good.yaml", "--baseline", "constant"], "baseline must be one of a, b, got 'constant'"),
+    (["--folder", "file"], "--folder must be a folder or not exist yet; file: Not a directory"),
+    (["--folder", "file/below"], "--folder must be a folder or not exist yet; file/below: Not a directory"),
+    (["--folder", "mine"], "--folder must be empty or hold a comparison; mine holds something else"),
+    (["--claims", "--folder", "mine"], "--folder must be empty or hold claims; mine holds something else"),
+    (["--claims", "--one-by-one"], "--one-by-one must be left out with --claims"),
+    (["--claims", "--schedules", "good.yaml"], "--schedules must be left out with --claims"),
+    (["--claims", "--baseline", "step"], "--baseline must be left out with --claims"),
+]
+FILES = {
+    "twice.yaml": "a: Cosine\nb: Constant\na: Step\n",
+    "list.yaml": "- Cosine\n",
+    "empty.yaml": "",
+    "broken.yaml": "a: [\n",
+    "good.yaml": "a: Cosine\nb: Constant\n",
+    "file": "",
+    "mine/members.csv": "mine\n",
+}
+PROBE = """
+import json, sys
+from lit_cosine.cli import main
+for flags in json.loads(sys.argv[1]):
+    print(main(["compare", *flags]), sorted({"torch", "lightning", "numpy"} & {*sys.modules}))
+    print("end", file=sys.stderr)
+"""
+
+
+def test_what_the_command_line_tells_is_refused_in_one_sentence_before_torch(tmp_path: Path) -> None:
+    for name, text in FILES.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    given = json.dumps([flags for flags, _ in LIGHT])
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    done = subprocess.run(
+        [sys.executable, "-c", PROBE, given], capture_output=True, text=True, cwd=tmp_path, env=environment
+    )
+    assert done.stdout.splitlines() == ["2 []"] * len(LIGHT), done.stderr
+    for (flags, message), error in zip(LIGHT, done.stderr.split("end\n"), strict=False):
+        assert message in error, flags
+        assert error.startswith("lit-cosine compare: error: ")
+        assert error.count("\n") == 1
+    assert {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()} == {*FILES}
+    assert (tmp_path / "mine" / "members.csv").read_text() == "mine\n"
+
+
+class Raising(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        raise RuntimeError("boom\nand more")
+
+
+class Wide(nn.Linear):
+    def __init__(self) -> None:
+        super().__init__(7, 3)
+
+
+class Binary(nn.Linear):
+    def __init__(self, in_features: int) -> None:
+        super().__init__(in_features, 2)
+
+
+class Normed(nn.Sequential):
+    def __init__(self, in_features: int, classes: int) -> None:
+        super().__init__(nn.Linear(in_features, 8), nn.BatchNorm1d(8), nn.Linear(8, classes))
+
+
+def three() -> int:
+    return 3
+
+
+HEAVY = [
+    (["--network", "nowhere:Net"], "--network must be module:Class, got 'nowhere:Net': No module named 'nowhere'"),
+    (["--network", "math:Net"], "--network must be module:Class, got 'math:Net': module 'math' has no attribute"),
+    (["--network", f"{__name__}:Raising"], f"--network {__name__}:Raising raised RuntimeError: boom\n"),
+    (["--network", "math:inf"], "--network math:inf raised TypeError: inf is not a callable object"),
+    (["--network", f"{__name__}:three"], f"--network must make a torch.nn.Module, {__name__}:three made int"),
+    (["--network", f"{__name__}:Wide"], "network must map features (64, 13) to what the loss takes"),
+    (["--network", f"{__name__}:Wide", "--one-by-one"], "network must map features (64, 13) to what the loss takes"),
+    (["--network", f"{__name__}:Binary"], "with an output for each of the 3 classes, got (64, 2)"),
+    (
+        ["--network", f"{__name__}:Normed"],
+        "(as BatchNorm does), and those of stacked members would run together; --one-by",
+    ),
+    (["--batch-size", "143"], "batch_size must be at most the 142 training rows, got 143"),
     (["--devices", "99", "--seeds", "1"], "devices * num_nodes must be at most the 1 blocks"),
+    (["--num-nodes", "2"], "num_nodes must be 1 where neither torchrun nor SLURM has started the processes and the"),
+    (["--folder", "/proc/nothing"], "folder must be one that can be written to; /proc/nothing/trainings:"),
 ]
 
 
-@pytest.mark.parametrize(("flags", "message"), BAD, ids=lambda value: str(value)[:30])
-def test_bad_input_is_one_sentence_and_status_2(flags, message, tmp_path, capsys) -> None:
-    assert main(["compare", "--folder", str(tmp_path / "run"), *flags]) == 2
+@pytest.mark.parametrize(("flags", "message"), HEAVY, ids=lambda value: str(value)[:40])
+def test_bad_input_is_one_sentence_and_status_2_before_training(flags, message, tmp_path, capsys) -> None:
+    assert main(["compare", "--data", "wine", "--seeds", "2", "--folder", str(tmp_path / "run"), *flags]) == 2
     error = capsys.readouterr().err
+    assert error.startswith("lit-cosine compare: error: ")
     assert message in error
-    assert "Traceback" not in error
-    assert len([line for line in error.splitlines() if line.startswith("lit-cosine compare: error:")]) == 1
-    assert not (tmp_path / "run" / "figure.png").exists()
+    assert error.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_trainings_that_diverge_are_counted_and_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "schedules.yaml"
+    file.write_text("flat: Constant\nlow: {class_path: Cosine, init_args: {end: 0.5}}\n")
+    options = ["--data", "wine", "--schedules", str(file), "--seeds", "2", "--max-epochs", "1", "--devices", "1"]
+    folder = tmp_path / "run"
+    assert main(["compare", *options, "--optimizer", "sgd", "--lrs", "0.01", "1e30", "--folder", str(folder)]) == 0
+    assert "4 of 8 trainings diverged; they are in no mean." in capsys.readouterr().out
+    members = list(csv.DictReader((folder / "members.csv").read_text().splitlines()))
+    assert [int(member["diverged"]) for member in members] == [0, 1] * 4
+    assert json.loads((folder / "results.json").read_text())["diverged"] == 4
+    # and where nothing is left there is a table, a figure and no interval
+    assert main(["compare", *options, "--optimizer", "sgd", "--lrs", "1e30", "--folder", str(tmp_path / "all")]) == 0
+    assert "4 of 4 trainings diverged" in capsys.readouterr().out
+    assert (tmp_path / "all" / "figure.png").exists()
+
+
+@pytest.mark.xdist_group("processes")
+def test_side_comparisons_of_fewer_blocks_than_processes_leave_some_idle(tmp_path: Path) -> None:
+    options = ["--data", "wine", "--seeds", "6", "--lrs", "0.01", "0.1", "--max-epochs", "1", "--devices", "3"]
+    assert main(["compare", *options, "--folder", str(tmp_path)]) == 0
+    # 22 arms make 3 blocks of 2 seeds, the 12 of the floors 2 of 5
+    assert [len(list((tmp_path / name / "blocks").iterdir())) for name in ("trainings", "floors")] == [3, 2]
 
 
 def test_schedules_from_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
