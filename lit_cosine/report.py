@@ -170,16 +170,16 @@ def draw(comparison: Comparison, floors: Comparison | None = None) -> Figure:
     lrs.set(title="Learning rate", xlabel="optimizer step", ylabel="factor of the initial LR")
     losses.set(title="Validation loss at the best LR", xlabel="optimizer step", ylabel="mean loss, 95 % band")
     initial.set(title="Test loss against initial LR", xlabel="initial LR", ylabel="mean loss, 95 % band")
-    initial.set_xscale("log")
-    for axes in (losses, initial) if np.isfinite(comparison.values()).any() else ():
-        axes.set_yscale("log")
-        _label_plainly(axes.yaxis)
-    initial.xaxis.set_major_formatter("{x:g}")
     for axes in (lrs, losses, initial):
         axes.grid(alpha=0.3)
     # the other panels have the same lines
     figure.legend(*lrs.get_legend_handles_labels(), loc="outside upper center", ncols=6)
-    if losses.get_legend_handles_labels()[0]:  # none where every training diverged
+    if not comparison.diverged.all():  # else there is nothing to scale to
+        initial.set_xscale("log")
+        initial.xaxis.set_major_formatter("{x:g}")
+        for axes in (losses, initial):
+            axes.set_yscale("log")
+            _label_plainly(axes.yaxis)
         losses.legend(fontsize=8)
     _heat_map(figure, heat, comparison if floors is None else floors)
     return figure
