@@ -72,7 +72,8 @@ def compare_schedules(arguments: Sequence[str]) -> None:
 
 
 def _compare(options: argparse.Namespace, console: Console) -> None:
-    data = DATA[options.data or "article"]()
+    name = options.data or "article"
+    data = DATA[name]()
     schedules, folder = options.schedules or FIELD, options.folder
     make = _network(options.network, data)
     common = {**_common(options), "one_by_one": options.one_by_one}

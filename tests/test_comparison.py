@@ -225,7 +225,7 @@ BAD = [
 ]
 
 
-@pytest.mark.parametrize(("options", "kind", "message"), BAD, ids=lambda value: str(value)[:40])
+@pytest.mark.parametrize(("options", "kind", "message"), BAD, ids=lambda value: str(value).partition(" at 0x")[0][:40])
 def test_bad_input_is_refused_before_training(options, kind, message: str) -> None:
     with pytest.raises(kind, match=message):
         run(**options)
