@@ -102,7 +102,7 @@ TABLE: dict[str, dict[str, Cell]] = {
     "The LR follows a metric": played(features.follows_a_metric, lit_cosine=NO, torch=YES, transformers=YES)
     | played(features.follows_a_logged_metric, Lightning=YES),
     "Noise on the LR": played(features.adds_noise, lit_cosine=NO, torch=NO, timm=YES),
-    "Lengths in samples or tokens": played(features.counts_samples, lit_cosine=NO, composer=YES),
+    "Lengths in samples": played(features.counts_samples, lit_cosine=NO, composer=YES),
 }
 PLAYED = [
     pytest.param(
