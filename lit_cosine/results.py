@@ -87,7 +87,7 @@ class Comparison:
         return np.asarray(~(finite[0] & finite[1] & np.isfinite(self.members["test_loss"])))
 
     def best_lr(self, schedule: str) -> int | None:
-        """Return the place in ``lrs`` of the LR with the lowest mean validation loss after the last epoch.
+        """Return the place in ``lrs`` of the LR at which ``schedule`` has the lowest mean validation loss at the end.
 
         LRs at which the fewest seeds diverged go before others; None where all members diverged.
         """
@@ -99,11 +99,21 @@ class Comparison:
         return min(fewest, key=lambda index: float(np.nanmean(losses[:, index])))
 
     def table(self, measure: Measure = "test_loss", confidence: float = 0.95) -> list[Row]:
-        """Return a row for every schedule at its best LR; differences are one family for Holm's correction."""
+        """Return a row for every schedule at its best LR; differences are one family for Holm's correction.
+
+        Args:
+            measure: What the means are of.
+            confidence: Of the intervals, in (0, 1).
+        """
         return self._rows([(name, self.best_lr(name)) for name in self.schedules], measure, confidence)
 
     def table_by_lr(self, measure: Measure = "test_loss", confidence: float = 0.95) -> list[Row]:
-        """Return a row for every schedule at every LR, each against the baseline at the same LR; one family."""
+        """Return a row for every schedule at every LR, each against the baseline at the same LR; one family.
+
+        Args:
+            measure: What the means are of.
+            confidence: Of the intervals, in (0, 1).
+        """
         places = [(name, index) for name in self.schedules for index in range(len(self.lrs))]
         return self._rows(places, measure, confidence, same_lr=True)
 
@@ -153,7 +163,7 @@ class Comparison:
         return np.where(self.diverged[:, at, index], np.nan, steps)
 
     def spread(self, schedule: str, measure: Measure = "test_loss") -> float:
-        """Return how much the mean over seeds varies over LRs, its standard deviation: small is forgiving.
+        """Return the standard deviation over LRs of the mean ``measure`` of ``schedule``: small is forgiving.
 
         LRs at which every seed diverged are left out; nan where fewer than two remain.
         """

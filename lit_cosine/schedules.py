@@ -409,6 +409,9 @@ def warmup_stable_decay(warmup: float = 0.05, decay: float = 0.2, end: float = 0
         end: Factor at progress 1, >= 0.
         start: Factor at progress 0, >= 0.
 
+    Raises:
+        ValueError: If no constant phase is left.
+
     >>> warmup_stable_decay(0.1, 0.2)(0.5)
     1.0
 
