@@ -14,6 +14,9 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lit_cosine import Cosine
 
+TORCH_IS_STRICT = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 10)
+"""Whether torch's schedulers raise once a param group has joined; before 2.10 they leave it where it is, silently."""
+
 
 def rows(n: int = 32, batch_size: int = 4) -> DataLoader[Any]:
     x = torch.randn(n, 3, generator=torch.Generator().manual_seed(0))

@@ -16,6 +16,7 @@ from lightning.pytorch.callbacks import (
     LearningRateMonitor,
     StochasticWeightAveraging,
 )
+from nets import TORCH_IS_STRICT
 from torch import nn
 from torch.optim.lr_scheduler import (
     ChainedScheduler,
@@ -306,6 +307,12 @@ def raises(kind):
     return lambda lrs, error, trainer: isinstance(error, kind)
 
 
+def joined_stays(lrs, error, trainer):
+    """Whether the first group moves in the second epoch, and the one that has joined does not."""
+    moved = [{row[group] for row in lrs[8:16]} for group in (0, 1)]
+    return error is None and len(moved[0]) == 8 and len(moved[1]) == 1
+
+
 WRONG = [
     SetUp(
         "row 1: T_max in steps, stepped per epoch by default",
@@ -386,15 +393,17 @@ WRONG = [
         "row 5: LambdaLR and BackboneFinetuning",
         net(head_alone(lambda sgd: LambdaLR(sgd, lambda step: 1 - step / 24))),
         ("group-not-covered",),
-        raises(ValueError),
+        raises(ValueError) if TORCH_IS_STRICT else joined_stays,
         callbacks=lambda: [BackboneFinetuning(unfreeze_backbone_at_epoch=1)],
+        exact=TORCH_IS_STRICT,  # without the error, the callback moves the group at epochs to come
     ),
     SetUp(
         "row 5: WarmRestarts and BackboneFinetuning",
         net(head_alone(lambda sgd: CosineAnnealingWarmRestarts(sgd, 24))),
         ("group-not-covered",),
-        raises(ValueError),
+        raises(ValueError) if TORCH_IS_STRICT else joined_stays,
         callbacks=lambda: [BackboneFinetuning(unfreeze_backbone_at_epoch=1)],
+        exact=TORCH_IS_STRICT,  # without the error, the callback moves the group at epochs to come
     ),
     SetUp(
         "row 5: OneCycleLR and BackboneFinetuning",
@@ -407,7 +416,7 @@ WRONG = [
         "a group added after the scheduler was built",
         net(group_added_late),
         ("group-not-covered",),
-        raises(ValueError),
+        raises(ValueError) if TORCH_IS_STRICT else joined_stays,
     ),
     SetUp(
         "an optimizer without a scheduler beside one that has",

@@ -1,3 +1,4 @@
+import re
 import subprocess
 import sys
 
@@ -40,7 +41,7 @@ def test_help_names_the_subcommands(capsys):
 
 def test_version(capsys):
     assert main(["--version"]) == 0
-    assert capsys.readouterr().out.startswith("lit-cosine 0.")
+    assert re.fullmatch(r"lit-cosine \d+\.\d+\.\d+\n", capsys.readouterr().out)
 
 
 @pytest.mark.parametrize("arguments", [["dance"], ["--dance"]])

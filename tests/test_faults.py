@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from lightning.pytorch.callbacks import (
     ModelCheckpoint,
 )
 from lightning.pytorch.plugins import MixedPrecision
-from nets import COSINE, Gan, Net, Transfer, curve, finetuning, fit, rows, with_cosine
+from nets import COSINE, TORCH_IS_STRICT, Gan, Net, Transfer, curve, finetuning, fit, rows, with_cosine
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
@@ -111,7 +112,7 @@ def test_fault_5_groups_that_join_break_stock_schedulers() -> None:
     def finish(optimizer: Any, run: Any) -> Any:
         return [optimizer], [torch.optim.lr_scheduler.LambdaLR(optimizer, lambda epoch: 0.9**epoch)]
 
-    with pytest.raises(ValueError, match="zip"):
+    with pytest.raises(ValueError, match="zip") if TORCH_IS_STRICT else nullcontext():
         fit(Transfer(finish), finetuning(), max_epochs=3)
     fit(Transfer(), LearningRateScheduler(), finetuning(), max_epochs=3)
 

@@ -236,7 +236,7 @@ def test_metrics_are_those_of_logging_at_every_step(tmp_path):
 
         def __init__(self):
             super().__init__()
-            self.accuracies = nn.ModuleList([MulticlassAccuracy(average="micro") for _ in range(2)])
+            self.accuracies = nn.ModuleList([MulticlassAccuracy(num_classes=2, average="micro") for _ in range(2)])
 
         def _step(self, part, batch, *_):
             features, labels = batch
