@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import itertools
 import math
 import pickle
@@ -406,6 +407,8 @@ def test_plain_data_means_the_class_of_its_full_path() -> None:
     assert type(Schedule.from_dict(other().to_dict())) is other
     with pytest.raises(ValueError, match=r"could be any of lit_cosine.schedules.Cosine, somewhere.else.Cosine"):
         Schedule.from_dict({"class_path": "Cosine"})
+    del other
+    gc.collect()  # a class is in cycles, and would be a second Cosine for the tests that follow
 
 
 @pytest.mark.parametrize("value", [-0.1, math.nan, math.inf])
