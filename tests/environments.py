@@ -14,7 +14,18 @@ import pytest
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[1]
-NEEDS_MORE = ("browser", "kills", "loggers", "packaging", "processes", "reuse", "claims", "board", "published")
+NEEDS_MORE = (
+    "browser",
+    "kills",
+    "loggers",
+    "packaging",
+    "processes",
+    "reuse",
+    "claims",
+    "board",
+    "published",
+    "features",
+)
 """Tests that need other packages, a browser or many processes, and meet no other code of torch and Lightning."""
 
 CORE = sorted(path for path in ROOT.glob("tests/test_*.py") if path.stem.removeprefix("test_") not in NEEDS_MORE)
