@@ -6,6 +6,7 @@ that the numbers are the same whoever trains a block.
 
 from __future__ import annotations
 
+import atexit
 import logging
 import mmap
 import multiprocessing
@@ -133,6 +134,8 @@ def train_blocks(
             # Fabric keeps the port of the last launch, on which the system may not let it listen again so soon
             os.environ.pop("MASTER_PORT", None)
         fabric = Fabric(accelerator="cpu", devices=devices, num_nodes=num_nodes, strategy=strategy, plugins=plugins)
+        if started:
+            atexit.register(_leave_group)
         with _quiet(), _no_orphans():
             refusal = fabric.launch(work)
     if refusal:
@@ -197,6 +200,12 @@ def _size(block: Rectangle) -> int:
 def _shared(nbytes: int) -> NDArray[np.uint8]:
     """Return zeros that forked processes share."""
     return np.frombuffer(mmap.mmap(-1, nbytes), dtype=np.uint8)
+
+
+def _leave_group() -> None:
+    """End the threads of the process group before the interpreter does, which now and then aborts over them."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def _leave(*_: object) -> None:
