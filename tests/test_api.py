@@ -157,7 +157,6 @@ def current(capsys):
     return "\n".join(lines) + "\n"
 
 
-@pytest.mark.slow
 def test_the_public_api_is_the_one_in_the_snapshot(capsys):
     """LIT_COSINE_API=write writes api.txt anew."""
     found = current(capsys)
