@@ -70,7 +70,9 @@ def train(arguments: Sequence[str]) -> None:
         trainer: Any = cli.trainer
         with _refusing(unless=began, made=cli.made), _stopping(cli), _threads(cli):
             trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=cli.ckpt_path, weights_only=True)
-        if trainer.interrupted or trainer.fast_dev_run:
+        if trainer.fast_dev_run and cli.made:
+            cli.made.rmdir()  # nothing is written into it
+        if trainer.interrupted or trainer.fast_dev_run or trainer.barebones:
             return
         kept = trainer.checkpoint_callback
         best = kept.best_model_path or kept.last_model_path if kept else ""
@@ -194,6 +196,8 @@ class _CLI(LightningCLI):
         line = cast("list[str]", args)
         self.config = parser.parse_args(line)
         self.ckpt_path, self.output = self.config.get("ckpt_path"), self.config.get("output")
+        if self.config["trainer"]["barebones"]:  # writes nothing, and refuses a default of ours
+            self.save_config_callback, self.config["trainer"]["log_every_n_steps"] = None, None
         threads = self.config["threads"]
         if threads is not None and threads < 1:
             raise ValueError(f"threads must be an integer >= 1, got {threads}")
@@ -410,5 +414,7 @@ def _sentence(message: str) -> str:
         if "Namespace(" not in given:  # a class that refused one of its arguments has said which
             message = f"{head.splitlines()[0]} {message}; got {given}"
     message = re.sub(r"<class '([\w.]+)'>", r"\1", message)
+    message = re.sub(r"a typing\.Literal\[(.*?)\]", r"one of \1", message)
+    message = message.replace("Expected a int", "Expected an integer").replace("Expected a float", "Expected a number")
     message = re.sub(r'Parser key "([\w.]+)":', r"\1:", message)
     return " ".join(message.replace("\n  - ", "\n").split())

@@ -10,6 +10,7 @@ from argparse import ArgumentError
 from collections.abc import Sequence
 
 from lit_cosine.compare_options import parse
+from lit_cosine.spelling import names, with_hint
 
 __all__ = ["check_usage"]
 
@@ -23,7 +24,10 @@ _OPTIONS = {
 
 
 def check_usage(command: str, arguments: Sequence[str]) -> None:
-    """Refuse options that the subcommand does not have, compare's wrong values, and a test without its checkpoint.
+    """Refuse what is wrong with a command line whatever its values mean.
+
+    That is an option that the subcommand does not have, a schedule that there is not, a test or prediction without its
+    checkpoint, and anything about a comparison.
 
     Args:
         command: The subcommand; of one that is not in the table nothing is known.
@@ -42,11 +46,18 @@ def check_usage(command: str, arguments: Sequence[str]) -> None:
     known = _OPTIONS.get(command)
     if known is None:
         return
-    names = [argument.partition("=")[0] for argument in arguments]
-    for name in names:
+    given = [argument.partition("=")[0] for argument in arguments]
+    for name in given:
         if name.startswith("--") and name[2:].partition(".")[0] not in known:
             listed = ", ".join(f"--{option}" for option in sorted(known))
             raise ArgumentError(None, f"unrecognized arguments: {name}; options begin with {listed}")
-    asks_only = {"--help", "-h", "--print_config", "--config", "-c"} & {*names}
-    if "ckpt_path" in known and "--ckpt_path" not in names and not asks_only:
+    for name, argument, after in zip(given, arguments, [*arguments, ""][1:], strict=True):
+        schedule = argument.partition("=")[2] or after
+        if name == "--model.schedule" and schedule.isidentifier() and schedule not in names():
+            raise ArgumentError(None, with_hint(f"model.schedule: unknown schedule {schedule!r}", schedule, names()))
+        if name == "--model.schedule" and schedule.islower() and schedule in names():
+            sentence = f"model.schedule must be a class, got the function {schedule}; a warmup is --model.warmup 5%"
+            raise ArgumentError(None, sentence)
+    asks_only = {"--help", "-h", "--print_config", "--config", "-c"} & {*given}
+    if "ckpt_path" in known and "--ckpt_path" not in given and not asks_only:
         raise ArgumentError(None, f"ckpt_path must name a checkpoint: lit-cosine {command} --ckpt_path FILE")

@@ -74,6 +74,14 @@ sys.exit(status)
         (["test", "--output", "x"], "test: error: unrecognized arguments: --output; options begin with"),
         (["test"], "test: error: ckpt_path must name a checkpoint: lit-cosine test --ckpt_path FILE"),
         (["predict", "--output", "x"], "predict: error: ckpt_path must name a checkpoint: lit-cosine predict"),
+        (
+            ["train", "--model.schedule", "Cosin"],
+            "train: error: model.schedule: unknown schedule 'Cosin'; did you mean",
+        ),
+        (
+            ["train", "--model.schedule=one_cycle"],
+            "train: error: model.schedule must be a class, got the function one_",
+        ),
     ],
 )
 def test_a_slip_in_an_option_is_answered_without_torch(arguments, message):

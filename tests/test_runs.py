@@ -163,7 +163,7 @@ def test_a_network_of_the_users_own_trains_and_is_tested_from_its_run(capsys):
         (["--model.lr", "0"], "lr must be finite and > 0, got 0.0"),
         (["--model.lr", "-1"], "lr must be finite and > 0, got -1.0"),
         (["--model.lr", ".nan"], "lr must be finite and > 0, got nan"),
-        (["--model.lr", "nan"], "model.lr: Expected a float. Got value: nan"),
+        (["--model.lr", "nan"], "model.lr: Expected a number. Got value: nan"),
         (["--data.batch_size", "0"], "batch_size must be an integer >= 1, got 0"),
         (["--data.batch_size", "81"], "batch_size must be at most the 80 rows of the training part, got 81"),
         (["--data.test_size", "0"], "test_size must be a fraction in (0, 1), got 0.0"),
@@ -191,7 +191,9 @@ def test_a_network_of_the_users_own_trains_and_is_tested_from_its_run(capsys):
             'train_time_interval must be a time > 0 such as "30min"',
         ),
         (["--trainer.devices", "0"], "`Trainer(devices='0')` value is not a valid input"),
-        (["--model.schedule", "Cosin"], "model.schedule: Expected a dot import path string: Cosin"),
+        (["--model.schedule", "Cosin"], "model.schedule: unknown schedule 'Cosin'; did you mean Cosine?"),
+        (["--model.interval", "week"], "model.interval: Expected one of 'step', 'epoch'. Got value: week"),
+        (["--trainer.max_epochs", "many"], "trainer.max_epochs: Expected an integer; got many"),
         (["--model.schedule.end", "-1"], "Cosine.end must be finite and >= 0, got -1.0"),
         (["--model.warmup", "10ep"], 'warmup must be shorter than the run: "10ep" is 10 of 10 epochs'),
     ],
@@ -261,6 +263,15 @@ def test_the_script_is_the_command(tmp_path):
     assert done.returncode == 2
     assert "lit-cosine train: error: lr must be finite and > 0, got 0.0" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no:UserWarning")
+@pytest.mark.filterwarnings("ignore:You are trying to `self.log\\(\\)` but:UserWarning")
+@pytest.mark.parametrize("mode", ["fast_dev_run", "barebones"])
+def test_a_mode_that_writes_nothing_leaves_nothing(mode, capsys):
+    assert main(["train", f"--trainer.{mode}", "true", "--trainer.max_epochs", "2"]) == 0
+    assert [path for path in Path().rglob("*") if path.name != "runs"] == []
+    assert "Test accuracy" not in capsys.readouterr().out
 
 
 def test_a_report_on_several_types_becomes_one_sentence():
