@@ -69,6 +69,11 @@ class LearningRateScheduler(Callback):
     ) -> None:
         check_on_resize(on_resize)
         check_schedule("schedule", schedule)
+        if "interval" in hyperparameters:
+            raise TypeError(
+                "LearningRateScheduler has no interval, it follows every update; lr_scheduler_config takes one, in the "
+                f"module, got {hyperparameters['interval']!r}"
+            )
         if "lr" in hyperparameters:
             raise ValueError(
                 f"lr is scheduled by the first argument: write LearningRateScheduler({hyperparameters['lr']!r})"

@@ -8,6 +8,7 @@ asked for, so that ``lit-cosine --help`` imports neither torch nor lightning. It
 from __future__ import annotations
 
 import gc
+import os
 import sys
 from argparse import ArgumentError
 from collections.abc import Sequence
@@ -50,6 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if name not in _COMMANDS:
         return _refuse("lit-cosine", f"unknown subcommand {name!r}; known are {', '.join(_COMMANDS)}")
     module, _, function = _COMMANDS[name][0].partition(":")
+    if (here := os.getcwd()) not in sys.path:
+        sys.path.append(here)  # where a network of the user's own lies; last, so that it hides nothing
     try:
         check_usage(name, rest)
         getattr(_imported(module), function)(rest)

@@ -206,11 +206,11 @@ def _network(path: str | None, data: TabularDataModule) -> Callable[[], nn.Modul
     sizes = {"in_features": data.num_features, "classes": data.num_classes}
     if path is None:
         return lambda: SimpleNN(**sizes)
-    module, _, name = path.partition(":")
+    module, _, name = path.replace(":", ".").rpartition(".")
     try:
         made: Callable[..., nn.Module] = getattr(import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(f"--network must be module:Class, got {path!r}: {error}") from None
+        raise ValueError(f"--network must be module.Class, got {path!r}: {error}") from None
     try:
         taken = {key: size for key, size in sizes.items() if key in inspect.signature(made).parameters}
         network = made(**taken)

@@ -110,8 +110,8 @@ def _check(options: argparse.Namespace) -> None:
     schedules = options.schedules or FIELD
     check_baseline(options.baseline, schedules)
     check_memory(len(check_seeds(options.seeds)), len(schedules) * len(options.lrs), options.max_epochs)
-    if options.network is not None and not all(part.strip() for part in (*options.network.partition(":"),)):
-        raise ValueError(f"--network must be module:Class, got {options.network!r}")
+    if options.network is not None and not all(options.network.replace(":", ".").rpartition(".")):
+        raise ValueError(f"--network must be module.Class, got {options.network!r}")
     default = "claims" if options.claims else f"compare_{options.data or 'article'}"
     options.folder = options.folder or Path("runs", default)
     _check_folder(options.folder, options.claims)
@@ -138,7 +138,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--data", choices=DATA, help="data set (article; with --claims all of them)")
-    add("--network", help="module:Class of a network; its in_features and classes follow the data (SimpleNN)")
+    add("--network", help="module.Class of a network; its in_features and classes follow the data (SimpleNN)")
     add("--schedules", type=Path, help="YAML file {name: schedule}, as preview reads them; 11 schedules otherwise")
     add("--baseline", help="name of the schedule that the others are compared to (the first)")
     add("--lrs", type=float, nargs="+", default=list(LRS), help="peak LRs")

@@ -108,6 +108,9 @@ class Duration:
 
     def __str__(self) -> str:
         """Return the spelling that :meth:`parse` reads back."""
+        percent = f"{self.value * 100:.15g}"
+        if self.unit == "run" and float(percent) / 100.0 == self.value:
+            return percent + "%"
         return f"{self.value!r}".removesuffix(".0") + self.unit
 
 

@@ -286,7 +286,8 @@ class TrainingCurves(_Listener):
         begin = time.monotonic()
         self._fetch()
         _extend(self._lrs, self._used.take())
-        if not self._lrs or not trainer.is_global_zero or trainer.fast_dev_run:
+        began = bool(self._used.done)  # a resume that is refused has curves, and no folder yet
+        if not self._lrs or not began or not trainer.is_global_zero or trainer.fast_dev_run:
             return
         self.figure = training_curves(
             self._lrs, {name: curve for name, curve in self._losses.items() if curve[0]}, self._epoch_ends

@@ -12,7 +12,7 @@ from typing import Any
 
 from lit_cosine.checkpoint_io import CheckpointError, newest_intact
 
-__all__ = ["check_hyperparameters", "checkpoint_to_resume", "reconcile"]
+__all__ = ["check_epochs", "check_hyperparameters", "checkpoint_to_resume", "reconcile"]
 
 _RUN = re.compile(r"run_(\d+)")
 # parts of the model and the data that change nothing of what was trained so far
@@ -92,3 +92,16 @@ def check_hyperparameters(checkpoint: dict[str, Any], model: Any, path: Path) ->
                 f"{path} was trained with {name}={trained[name]} and config.yaml beside its folder says {value}: "
                 "the checkpoint is right, mend config.yaml"
             )
+
+
+def check_epochs(checkpoint: dict[str, Any], max_epochs: int | None) -> None:
+    """Refuse to go on with a run that has more epochs behind it than ``max_epochs``.
+
+    Raises:
+        ValueError: If it has.
+    """
+    done = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
+    if max_epochs is not None and -1 < max_epochs < done:
+        raise ValueError(
+            f"trainer.max_epochs must be at least the {done} epochs that the run has done, got {max_epochs}"
+        )

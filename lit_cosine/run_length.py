@@ -299,5 +299,8 @@ def _length(run: Run, duration: Duration, unit: Unit, total: int) -> int:
     else:
         length = value * run.batches if unit == "batch" else value
     if unit == "epoch" and abs(length - round(length)) > 1e-9:
-        raise ValueError(f'warmup="{duration}" must be whole epochs when interval is "epoch", got {length:g} epochs')
+        raise ValueError(
+            f'warmup="{duration}" must be whole epochs when interval is "epoch", got {length:g} epochs; '
+            'interval "step" takes any'
+        )
     return round(length)

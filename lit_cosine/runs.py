@@ -37,7 +37,7 @@ from lit_cosine.dashboard import Dashboard
 from lit_cosine.data import TabularDataModule
 from lit_cosine.model import LitClassifier
 from lit_cosine.monitors import LearningRateLogger, TrainingCurves, new_file
-from lit_cosine.resume import check_hyperparameters, checkpoint_to_resume, reconcile
+from lit_cosine.resume import check_epochs, check_hyperparameters, checkpoint_to_resume, reconcile
 
 __all__ = ["predict", "test", "train"]
 
@@ -239,7 +239,9 @@ class _CLI(LightningCLI):
                 self.made = folder if rank_zero_only.rank == 0 else None  # type: ignore[attr-defined]
             else:
                 kwargs["default_root_dir"] = folder = self.resumed
-                check_hyperparameters(SafeCheckpointIO().load_checkpoint(str(self.ckpt_path)), self.model, folder)
+                checkpoint = SafeCheckpointIO().load_checkpoint(str(self.ckpt_path))
+                check_hyperparameters(checkpoint, self.model, folder)
+                check_epochs(checkpoint, max_epochs)
             if config["logger"] in (None, True):
                 kwargs["logger"] = TensorBoardLogger(
                     folder, name="", version="", default_hp_metric=False, max_queue=1000

@@ -155,7 +155,7 @@ def test_a_checkpoint_loads_in_a_process_that_never_saw_the_package(tmp_path):
     )
     accuracy, rest = fresh.stdout.split(" ", 1)
     assert float(accuracy) == tested["test/accuracy"]
-    assert rest.strip() == f"{model.network.fc1} {model.schedule} 0.1run"
+    assert rest.strip() == f"{model.network.fc1} {model.schedule} 10%"
 
 
 class Deep(nn.Sequential):

@@ -3,6 +3,7 @@ import time
 
 import pytest
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import LearningRateFinder, LearningRateMonitor
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
@@ -515,3 +516,16 @@ def test_an_interruption_loses_no_loss_and_a_resumed_run_goes_on_with_the_next(t
     with pytest.warns(UserWarning, match="resuming from a checkpoint that ended before the epoch"):
         resumed.fit(Numbered(), ckpt_path=tmp_path / "model.ckpt", weights_only=True)
     assert [step for step, _ in resumed.logger.points["train/loss_step"]] == [4, 5, 6, 7]
+
+
+@LOGS_RARELY
+def test_a_resume_that_is_refused_draws_nothing(tmp_path):
+    run = trainer(tmp_path, TrainingCurves(), max_epochs=4)
+    run.fit(Falling())
+    run.save_checkpoint(tmp_path / "model.ckpt")
+    picture = (tmp_path / "training_curves.png").stat().st_mtime_ns
+    again = trainer(tmp_path, TrainingCurves(), max_epochs=1, logger=TensorBoardLogger(tmp_path))
+    with pytest.raises(MisconfigurationException, match=r"current_epoch=4.*max_epochs=1"):
+        again.fit(Falling(), ckpt_path=tmp_path / "model.ckpt", weights_only=True)
+    assert (tmp_path / "training_curves.png").stat().st_mtime_ns == picture
+    assert len([*tmp_path.rglob("*.png")]) == 1

@@ -167,7 +167,7 @@ LIGHT = [
     (["--momentum", "1"], "momentum must be in [0, 1), got 1.0"),
     (["--optimizer", "lion"], "invalid choice: 'lion'"),
     (["--data", "mnist"], "invalid choice: 'mnist'"),
-    (["--network", "Net"], "--network must be module:Class, got 'Net'"),
+    (["--network", "Net"], "--network must be module.Class, got 'Net'"),
     (["--baseline", "nothing"], "baseline must be one of constant, step, exponential"),
     (["--lrz", "1"], "unrecognized arguments: --lrz"),
     (["--schedules", "nowhere.yaml"], "cannot read nowhere.yaml: No such file or directory"),
@@ -246,8 +246,8 @@ def three() -> int:
 
 
 HEAVY = [
-    (["--network", "nowhere:Net"], "--network must be module:Class, got 'nowhere:Net': No module named 'nowhere'"),
-    (["--network", "math:Net"], "--network must be module:Class, got 'math:Net': module 'math' has no attribute"),
+    (["--network", "nowhere:Net"], "--network must be module.Class, got 'nowhere:Net': No module named 'nowhere'"),
+    (["--network", "math:Net"], "--network must be module.Class, got 'math:Net': module 'math' has no attribute"),
     (["--network", f"{__name__}:Raising"], f"--network {__name__}:Raising raised RuntimeError: boom\n"),
     (["--network", "math:inf"], "--network math:inf raised TypeError: inf is not a callable object"),
     (["--network", f"{__name__}:three"], f"--network must make a torch.nn.Module, {__name__}:three made int"),

@@ -81,6 +81,17 @@ def test_a_stopped_run_goes_on_in_its_folder_as_if_nothing_had_been(name, status
     assert sorted(path.name for path in Path("runs").iterdir()) == ["run_1", "run_2"]
 
 
+def test_fewer_epochs_than_are_done_are_refused_and_nothing_is_written(capsys):
+    assert train() == 0
+    before = sorted(Path().rglob("*"))
+    capsys.readouterr()
+    assert main(["train", "--resume", "runs/run_1", "--trainer.max_epochs", "2"]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.endswith("trainer.max_epochs must be at least the 3 epochs that the run has done, got 2")
+    written = {*Path().rglob("*")} - {*before}
+    assert [path.name for path in written] == ["config-1.yaml"]  # what the run had before
+
+
 def test_a_run_or_a_checkpoint_can_be_named(capsys):
     Path("signal").write_text("SIGTERM 5")
     with pytest.raises(SystemExit):

@@ -561,7 +561,7 @@ def test_manual_optimization_has_no_number_of_steps() -> None:
     [
         ({"warmup": "24step"}, r'warmup must be shorter than the run: "24step" is 24 of 24 steps'),
         ({"warmup": "4ep"}, r'warmup must be shorter than the run: "4ep" is 32 of 24 steps'),
-        ({"warmup": "100%"}, r'warmup must be shorter than the run: "1run" is 24 of 24 steps'),
+        ({"warmup": "100%"}, r'warmup must be shorter than the run: "100%" is 24 of 24 steps'),
         ({"warmup": "3ep", "interval": "epoch"}, r'warmup must be shorter than the run: "3ep" is 3 of 3 epochs'),
         ({"warmup": "30s"}, r'warmup="30s" has no place in a run limited by steps or epochs: write it as "500step" or'),
         (
