@@ -231,7 +231,8 @@ class _CLI(LightningCLI):
         extra: list[Callback] = list(self._callbacks)
         self.model.check_network(self.datamodule.num_features, self.datamodule.num_classes)
         folder = None
-        if config["enable_progress_bar"] and not any(isinstance(one, ProgressBar) for one in config["callbacks"] or ()):
+        listed = config["callbacks"] if isinstance(config["callbacks"], list) else [config["callbacks"]]
+        if config["enable_progress_bar"] and not any(isinstance(callback, ProgressBar) for callback in listed):
             extra.append(SteadyProgressBar())
         if not config["barebones"]:
             if self.resumed is None:
@@ -246,7 +247,6 @@ class _CLI(LightningCLI):
                 kwargs["logger"] = TensorBoardLogger(
                     folder, name="", version="", default_hp_metric=False, max_queue=1000
                 )
-            listed = config["callbacks"] if isinstance(config["callbacks"], list) else [config["callbacks"]]
             audits = [callback for callback in listed if isinstance(callback, ScheduleAudit)]
             if self.config["audit"] == "raise" and audits:
                 audits[0].on_problem = "raise"

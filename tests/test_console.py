@@ -48,9 +48,10 @@ def test_the_command_shows_a_bar_when_asked(asked, tmp_path, monkeypatch, capsys
     assert ("13/13" in capsys.readouterr().out) == asked
 
 
-def test_a_bar_of_ones_own_takes_its_place(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("listed", ["[{}]", "{}"])
+def test_a_bar_of_ones_own_takes_its_place(listed, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    callbacks = "[{class_path: lightning.pytorch.callbacks.TQDMProgressBar}]"
+    callbacks = listed.format("{class_path: lightning.pytorch.callbacks.TQDMProgressBar}")
     (tmp_path / "bar.yaml").write_text(f"trainer: {{enable_progress_bar: true, callbacks: {callbacks}}}\n")
     train(["--config", "bar.yaml", "--trainer.max_epochs", "2"])
     assert "Epoch 1: 100%" in capsys.readouterr().out
