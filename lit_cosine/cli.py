@@ -15,8 +15,6 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
 
-from lit_cosine.usage import check_usage
-
 __all__ = ["main"]
 
 # name -> (where, what)
@@ -50,6 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     if name not in _COMMANDS:
         return _refuse("lit-cosine", f"unknown subcommand {name!r}; known are {', '.join(_COMMANDS)}")
+    from lit_cosine.usage import check_usage  # reads schedules, which help does without
+
     module, _, function = _COMMANDS[name][0].partition(":")
     if (here := os.getcwd()) not in sys.path:
         sys.path.append(here)  # where a network of the user's own lies; last, so that it hides nothing
