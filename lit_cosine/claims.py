@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lit_cosine.ensemble import cross_entropy
+from lit_cosine.member import cross_entropy
 from lit_cosine.results import Comparison
 from lit_cosine.schedules import Constant, Cosine, Schedule, Sequential
 from lit_cosine.statistics import PairedDifference, paired_differences

@@ -28,7 +28,8 @@ from lit_cosine.compare_arguments import (
     check_whole,
 )
 from lit_cosine.data import TabularDataModule
-from lit_cosine.ensemble import Block, Ensemble, Rows, Training, cross_entropy, initial_network, learning_rates
+from lit_cosine.ensemble import Block, Ensemble
+from lit_cosine.member import Rows, Training, cross_entropy, initial_network, learning_rates
 from lit_cosine.one_by_one import train_one_by_one
 from lit_cosine.results import Comparison
 from lit_cosine.schedules import Schedule

@@ -26,27 +26,13 @@ from lit_cosine.member import (
     Training,
     accuracy,
     batch_orders,
-    cross_entropy,
     dropout_seed,
     initial_network,
-    learning_rates,
 )
 from lit_cosine.program import Program, trace
 from lit_cosine.update_rules import update_rule
 
-__all__ = [
-    "Block",
-    "Ensemble",
-    "NotStackable",
-    "Rows",
-    "Training",
-    "accuracy",
-    "batch_orders",
-    "cross_entropy",
-    "dropout_seed",
-    "initial_network",
-    "learning_rates",
-]
+__all__ = ["Block", "Ensemble", "NotStackable"]
 
 _EVALUATION_ROWS = 512  # rows that are evaluated at once: bounds the memory
 

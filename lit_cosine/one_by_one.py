@@ -15,7 +15,8 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from lit_cosine.ensemble import Block, Rows, Training, accuracy, batch_orders, dropout_seed, initial_network
+from lit_cosine.ensemble import Block
+from lit_cosine.member import Rows, Training, accuracy, batch_orders, dropout_seed, initial_network
 from lit_cosine.schedules import Schedule
 from lit_cosine.trainer import lr_scheduler_config
 

@@ -21,8 +21,8 @@ from rich.table import Table
 
 from lit_cosine import plots
 from lit_cosine.claims import CLAIMS, Finding
-from lit_cosine.ensemble import learning_rates
 from lit_cosine.events import write_hyperparameters, write_layout, write_success
+from lit_cosine.member import learning_rates
 from lit_cosine.results import Comparison, Measure, Row
 from lit_cosine.run_page import schedule_columns
 from lit_cosine.schedules import Cosine

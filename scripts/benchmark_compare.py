@@ -49,7 +49,8 @@ class Stacked:
 
         from lit_cosine import SimpleNN
         from lit_cosine.compare_options import FIELD, LRS
-        from lit_cosine.ensemble import Ensemble, Training, learning_rates
+        from lit_cosine.ensemble import Ensemble
+        from lit_cosine.member import Training, learning_rates
 
         torch.set_num_threads(1)
         training = Training(SimpleNN, EPOCHS, BATCH)

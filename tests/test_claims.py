@@ -9,7 +9,7 @@ import torch
 from lit_cosine import Constant, Cosine, Schedule, Step
 from lit_cosine.claims import CLAIMS, LATE, Evidence, Finding, flatter_cross_entropy, judge
 from lit_cosine.comparison import Comparison
-from lit_cosine.ensemble import cross_entropy
+from lit_cosine.member import cross_entropy
 from lit_cosine.report import findings_table, write_findings
 
 FASTER, BETTER, STEADIER, LATER, INITIAL, MINIMUM, EPOCHS, FLAT = (claim.claim for claim in CLAIMS)

@@ -6,16 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from lit_cosine import Constant, Cosine, Schedule, SimpleNN, Step, one_cycle, warmup_cosine
-from lit_cosine.ensemble import (
-    Ensemble,
-    NotStackable,
-    Training,
-    batch_orders,
-    cross_entropy,
-    dropout_seed,
-    initial_network,
-    learning_rates,
-)
+from lit_cosine.ensemble import Ensemble, NotStackable
+from lit_cosine.member import Training, batch_orders, cross_entropy, dropout_seed, initial_network, learning_rates
 
 SCHEDULES: list[Schedule] = [Constant(), Cosine(end=0.1), Step(), one_cycle(), warmup_cosine()]
 OPTIMIZERS = {
