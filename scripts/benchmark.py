@@ -63,39 +63,51 @@ def scheduler(args: argparse.Namespace) -> list[Row]:
 
 @command
 def callback(args: argparse.Namespace) -> list[Row]:
-    """Time what LearningRateScheduler adds to an optimizer step with one group, in a Trainer that is training."""
+    """Time a step of LearningRateScheduler, with LR, weight decay and beta1, against a step of torch's LambdaLR."""
     import lightning.pytorch as pl
     import torch
     from lightning.pytorch.demos.boring_classes import BoringModel
+    from torch.optim.lr_scheduler import LambdaLR
 
-    from lit_cosine import LearningRateScheduler
+    from lit_cosine import LearningRateScheduler, Linear
 
     torch.set_num_threads(1)
     number = 5_000
     rows: list[Row] = []
-    ours = LearningRateScheduler(replace=True)  # of the demo module's own
+    ours = LearningRateScheduler(weight_decay=Linear(), beta1=Linear())
+
+    def optimizer() -> torch.optim.Optimizer:
+        return torch.optim.AdamW([{"params": [torch.nn.Parameter(torch.zeros(()))]} for _ in range(args.groups)])
+
+    class Grouped(BoringModel):
+        def configure_optimizers(self) -> torch.optim.Optimizer:  # type: ignore[override]
+            return optimizer()
 
     class Timer(pl.Callback):
-        """Times the optimizer that has the hook against one that has not, in the middle of the run."""
+        """Times the schedulers in the middle of the run."""
 
         def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: object) -> None:
-            hooked, bare = trainer.optimizers[0], torch.optim.SGD(pl_module.parameters(), lr=0.0)
+            bare = optimizer()
+            lambda_lr = LambdaLR(bare, lambda k: 0.5 * (1.0 + math.cos(math.pi * k / number)))
+            bare.step()
 
-            def without() -> None:
+            def of_torch() -> None:
                 for _ in range(number):
-                    bare.step()
+                    lambda_lr.step()
 
             def with_ours() -> None:
                 for _ in range(number):
                     ours.on_train_batch_start(trainer, pl_module, None, 0)
-                    hooked.step()
+                    for one in ours.schedulers:
+                        one.step()
 
-            contenders = {"optimizer.step()": without, "… with LearningRateScheduler": with_ours}
+            label = f"{args.groups} group{'s' * (args.groups > 1)}"
+            contenders = {f"LambdaLR, {label}": of_torch, "LearningRateScheduler, 3 entries": with_ours}
             rows.extend(side_by_side(contenders, args.runs, number))
             trainer.should_stop = True
 
     trainer = pl.Trainer(
-        max_epochs=(args.runs + 1) * number,  # a run so long that the schedule is still falling
+        max_epochs=(args.runs + 2) * number,  # a run so long that the schedule is still falling
         limit_train_batches=1,
         limit_val_batches=0,
         callbacks=[ours, Timer()],
@@ -105,11 +117,70 @@ def callback(args: argparse.Namespace) -> list[Row]:
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    trainer.fit(BoringModel())
-    (row,) = rows
-    own = tuple(ratio - 1.0 for ratio in row.ratios)
-    alone = row.seconds * (1.0 - 1.0 / statistics.median(row.ratios))
-    return [row, Row("LearningRateScheduler alone", row.baseline, alone, own)]
+    trainer.fit(Grouped())
+    return rows
+
+
+@command
+def callbacks(args: argparse.Namespace) -> list[Row]:
+    """Time what callbacks add to an update of a small training with TensorBoard, drawing and set-up left out."""
+    import tempfile
+
+    import lightning.pytorch as pl
+    import torch
+    from lightning.pytorch.callbacks import LearningRateMonitor
+    from lightning.pytorch.demos.boring_classes import BoringModel
+    from lightning.pytorch.loggers import TensorBoardLogger
+    from torch.utils.data import DataLoader
+
+    from lit_cosine import Cosine, LearningRateLogger, LearningRateScheduler, ScheduleAudit, TrainingCurves
+
+    torch.set_num_threads(1)
+    number, spent = 500, 0.0
+
+    class Model(BoringModel):
+        def train_dataloader(self) -> DataLoader[Any]:
+            return DataLoader(torch.zeros(number, 32))
+
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            return torch.optim.SGD(self.parameters(), lr=0.1)
+
+    class Timer(pl.Callback):
+        """Counts the time from the second batch to the last one."""
+
+        def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: object) -> None:
+            nonlocal spent
+            if trainer.global_step in (1, number):
+                spent += CLOCKS[args.clock]() * (-1 if trainer.global_step == 1 else 1)
+
+    def train(*makers: Callable[[], pl.Callback]) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            trainer = pl.Trainer(
+                max_epochs=1,
+                limit_val_batches=0,
+                callbacks=[*(make() for make in makers), Timer()],
+                accelerator="cpu",
+                logger=TensorBoardLogger(folder),
+                log_every_n_steps=1,
+                enable_checkpointing=False,
+                enable_progress_bar=False,
+                enable_model_summary=False,
+            )
+            trainer.fit(Model())
+
+    ours: list[Callable[[], pl.Callback]] = [partial(LearningRateScheduler, Cosine()), LearningRateLogger]
+    contenders = {
+        "no callback": train,
+        "LearningRateMonitor": partial(train, LearningRateMonitor),
+        "scheduler, logger": partial(train, *ours),
+        "scheduler, logger, curves, audit": partial(train, *ours, TrainingCurves, ScheduleAudit),
+    }
+    rows = []
+    for row in side_by_side(contenders, args.runs, number - 1, clock=lambda: spent):
+        own = tuple(ratio - 1.0 for ratio in row.ratios)
+        alone = row.seconds * (1.0 - 1.0 / statistics.median(row.ratios))
+        rows += [row, Row(f"{row.name}: alone", row.baseline, alone, own)]
+    return rows
 
 
 @command
@@ -119,9 +190,9 @@ def audit(args: argparse.Namespace) -> list[Row]:
     from torch.optim import lr_scheduler as torch_schedulers
 
     from lit_cosine import Cosine, ScheduleLR
-    from lit_cosine.findings import findings_of
-    from lit_cosine.playback import Master, Run, play
-    from lit_cosine.situation import Scheduled, Situation
+    from lit_cosine.audit._playback import Stepping, Timeline, play
+    from lit_cosine.audit._rules import findings_of
+    from lit_cosine.audit._situation import Scheduled, Situation
 
     n = 1_000_000
 
@@ -142,15 +213,15 @@ def audit(args: argparse.Namespace) -> list[Row]:
         "LambdaLR": lambda o: torch_schedulers.LambdaLR(o, lambda k: 1 - k / n),
         "SequentialLR": chain,
         "MultiplicativeLR": lambda o: torch_schedulers.MultiplicativeLR(o, lambda k: 0.999999),
-        "a scheduler of one's own": Own,
+        "a hand-written scheduler": Own,
     }
 
     def audited(make: Callable[[torch.optim.Optimizer], torch_schedulers.LRScheduler]) -> None:
         optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(()))], lr=0.1, momentum=0.9)
-        run, made = Run(batches=1_000, epochs=n // 1_000), make(optimizer)
-        master = Master(made, run.stepping("step"))
-        trace = play(optimizer, [master], run.updates)
-        findings_of(Situation(optimizer, ["lr-SGD"], [Scheduled(made, "step", 1, master)], trace, run))
+        timeline, made = Timeline(batches=1_000, epochs=n // 1_000), make(optimizer)
+        stepping = Stepping(made, timeline.stepping("step"))
+        trace = play(optimizer, [stepping], timeline.updates)
+        findings_of(Situation(optimizer, ["lr-SGD"], [Scheduled(made, "step", 1, stepping)], trace, timeline))
 
     budget = {"budget of 3 s": partial(time.sleep, 3.0)}
     contenders = {f"{name}, {n:,} updates": partial(audited, make) for name, make in kinds.items()}
@@ -170,7 +241,7 @@ def compare(args: argparse.Namespace) -> list[Row]:
     with one_thread():
         loop, stacked = Workers("loop"), Workers("stacked", PROCESSES)
     jax = Workers("jax")
-    ours = f"compare(), {PROCESSES} processes"
+    ours = f"compare_networks(), {PROCESSES} processes"
     contenders: dict[str, tuple[Workers, int]] = {
         "the article's loop": (loop, loop_members),
         ours: (stacked, stacked_members),
@@ -200,7 +271,7 @@ def compare(args: argparse.Namespace) -> list[Row]:
 
 @command
 def compare_size(args: argparse.Namespace) -> list[Row]:
-    """Time the engine of compare() per member with 64, 1,024 and 16,384 members, in one process; print its memory."""
+    """Time the stacked engine per member with 64, 1,024 and 16,384 members, in one process; print its memory."""
     from benchmark_compare import Workers, one_thread
 
     with one_thread():
@@ -263,7 +334,7 @@ def startup(args: argparse.Namespace) -> list[Row]:
     """Time whole processes: scripts/train.py and lit-cosine's help against the article's script with its plot."""
     from benchmark_train import SCRIPTS, process
 
-    cli = "import sys; from lit_cosine.cli import main; sys.exit(main())"
+    cli = "import sys; from lit_cosine.cli.main import main; sys.exit(main())"
     contenders = {
         "the article's script": process(SCRIPTS / "article.py", "figure.png"),
         "scripts/train.py": process(SCRIPTS / "train.py"),
@@ -337,9 +408,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name, function in _COMMANDS.items():
         subparser = subcommands.add_parser(name, help=function.__doc__, description=function.__doc__)
         subparser.add_argument("--runs", type=_runs, default=15, help="rounds that are measured (15)")
-        if name in ("train", "startup", "data"):
+        if name in ("callbacks", "train", "startup", "data"):
             clock = "what tells the time: processor leaves out what other programs do meanwhile (wall)"
             subparser.add_argument("--clock", choices=tuple(CLOCKS), default="wall", help=clock)
+        if name == "callback":
+            subparser.add_argument("--groups", type=_runs, default=1, help="the optimizer's param groups (1)")
         if name == "board":
             steps = "optimizer steps of the long run, a multiple of 1000 (200000)"
             subparser.add_argument("--steps", type=int, default=200_000, help=steps)

@@ -8,11 +8,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
+sys.path.append(str(Path(__file__).resolve().parents[1]))
 
-from boards import Board, Browser, chromium, served  # the tests' own way to TensorBoard and the browser
-
-from lit_cosine.cli import main
+from lit_cosine.cli.main import main
+from tests.helpers.boards import Board, Browser, chromium, served  # the tests' own way to TensorBoard and the browser
 
 __all__ = ["POINTS", "drawn", "loaded", "looking", "moved", "served_points", "train"]
 

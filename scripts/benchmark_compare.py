@@ -48,9 +48,8 @@ class Stacked:
         from benchmark_article import article_rows
 
         from lit_cosine import SimpleNN
-        from lit_cosine.compare_options import FIELD, LRS
-        from lit_cosine.ensemble import Ensemble
-        from lit_cosine.member import Training, learning_rates
+        from lit_cosine.cli._compare_options import FIELD, LRS
+        from lit_cosine.comparison.stacked import Ensemble, Training, learning_rates
 
         torch.set_num_threads(1)
         training = Training(SimpleNN, EPOCHS, BATCH)
@@ -74,7 +73,7 @@ class Jax:
         import optax
         from benchmark_article import article_rows
 
-        from lit_cosine.compare_options import FIELD, LRS
+        from lit_cosine.cli._compare_options import FIELD, LRS
 
         x, y = (jnp.asarray(part.numpy()) for part in article_rows()[0])
         steps = EPOCHS * -(-ROWS // BATCH)

@@ -28,7 +28,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from torchmetrics.classification import MulticlassAccuracy
 
 from lit_cosine import LearningRateLogger, LitClassifier, SimpleNN, SyntheticDataModule
-from lit_cosine.console import SteadyProgressBar
+from lit_cosine.monitors import SteadyProgressBar
 
 SCRIPTS = Path(__file__).parent
 PARTS = ("logger", "validation", "checkpoint", "bar")

@@ -94,5 +94,5 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def _time(seconds: float) -> str:
-    scale, unit = next((s, u) for s, u in ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"), (1e-9, "ns")) if seconds >= s)
+    scale, unit = next((s, u) for s, u in ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"), (0.0, "ns")) if abs(seconds) >= s)
     return f"{seconds / scale:.3g} {unit}"

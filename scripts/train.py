@@ -2,7 +2,7 @@
 
 import sys
 
-from lit_cosine.cli import main
+from lit_cosine.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main(["train", *sys.argv[1:]]))

@@ -6,7 +6,7 @@ import signal
 import torch
 from hypothesis import settings
 
-collect_ignore = ["typed_user.py"]  # for type checkers: half of it is wrong on purpose
+collect_ignore = ["helpers/typed_user.py"]  # for type checkers: half of it is wrong on purpose
 
 torch.set_num_threads(1)
 # a shell that starts the tests in the background has them, and every program they start, ignore Ctrl-C

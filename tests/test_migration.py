@@ -14,16 +14,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import oracles
 import pytest
 import torch
-from nets import Net, rows, trainer
-from setups import BoltsWarmupCosine
 from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingWarmRestarts, LambdaLR
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from lit_cosine import Cosine, LearningRateScheduler, Linear, Restarts, ScheduleAudit
+from tests.helpers import oracles
+from tests.helpers.nets import Net, rows, trainer
+from tests.helpers.setups import BoltsWarmupCosine
 
 PAGE = (Path(__file__).parents[1] / "docs" / "migration.md").read_text(encoding="utf-8")
 INTRODUCTION, *SECTIONS = re.split(r"^## ", PAGE, flags=re.MULTILINE)
@@ -238,7 +238,7 @@ def test_one_cycle_is_torchs_of_a_run_that_is_an_update_longer() -> None:
 def test_adams_betas_are_refused() -> None:
     model = Net(lambda optimizer, run: torch.optim.Adam(model.parameters()))
     with pytest.raises(ValueError, match="betas is not a number in the param groups of Adam"):
-        trainer(LearningRateScheduler(betas=Linear(1, 0.9)), max_epochs=1).fit(model)
+        trainer(LearningRateScheduler(betas=Linear(start=1, end=0.9)), max_epochs=1).fit(model)
 
 
 def test_the_plateau_cuts_and_the_cuts_stay() -> None:
@@ -262,7 +262,7 @@ def test_the_audit_reports_a_plateau_beside_a_cosine(block: str) -> None:
     exec(FRAME + block, names)
     audit = ScheduleAudit("print")
     trainer(audit, max_epochs=EPOCHS).fit(migrated(names))
-    assert "two-masters" in [finding.code for finding in audit.findings]
+    assert "lr-conflict" in [finding.code for finding in audit.findings]
 
 
 def test_cycles_that_do_not_add_up_end_high_in_torch_and_fill_the_run_here() -> None:

@@ -101,13 +101,14 @@ def test_a_build_takes_the_time_it_is_given(built, sources, tmp_path):
 
 
 def package():
-    return {f"lit_cosine/{path.name}" for path in (ROOT / "lit_cosine").iterdir() if path.is_file()}
+    files = (path for path in (ROOT / "lit_cosine").rglob("*") if path.is_file() and path.suffix != ".pyc")
+    return {str(path.relative_to(ROOT)) for path in files}
 
 
 def test_the_wheel_holds_the_package_and_nothing_else(built):
     with zipfile.ZipFile(built[1]) as wheel:
         names = wheel.namelist()
-    info = "lit_cosine-1.0.0.dist-info"
+    info = "lit_cosine-2.0.0.dist-info"
     about = {f"{info}/{name}" for name in ("METADATA", "WHEEL", "entry_points.txt", "RECORD", "licenses/LICENSE")}
     assert {*names} == package() | about
     assert "lit_cosine/py.typed" in names
@@ -148,7 +149,10 @@ def test_every_dependency_is_pinned_within_its_range(metadata, python):
             if pin.marker is None or pin.marker.evaluate({"python_version": python}):
                 assert pins.setdefault(canonicalize_name(pin.name), pin) is pin, line
     required = [Requirement(line) for line in metadata.get_all("Requires-Dist")]
+    extras = ["", *metadata.get_all("Provides-Extra")]
+    environments = [{"python_version": python, "extra": extra} for extra in extras]
     required = [each for each in required if each.name != "lit-cosine"]
+    required = [each for each in required if each.marker is None or any(map(each.marker.evaluate, environments))]
     assert len(required) > 15
     for each in required:
         (version,) = pins[canonicalize_name(each.name)].specifier
@@ -159,6 +163,25 @@ def test_a_package_index_would_take_it(built):
     pytest.importorskip("twine", reason="needs the extra packaging")
     shown = run(sys.executable, "-m", "twine", "check", "--strict", *built, env={"NO_COLOR": "1"})
     assert shown.count("PASSED") == 2
+
+
+def test_a_package_index_shows_the_readme(metadata):
+    """What PyPI's own renderer makes of the long description: every link and picture is absolute and is kept."""
+    pytest.importorskip("comrak", reason="needs the extra packaging")
+    markdown = pytest.importorskip("readme_renderer.markdown")
+    text = metadata.get_payload()
+    page = markdown.render(text)
+    assert page
+    shown = re.findall(r'(?:href|src)="([^"]+)"', page)
+    assert len(shown) >= len(re.findall(r"\]\(http", text)) > 20
+    assert [link for link in shown if not link.startswith(("https://", "#user-content-"))] == []  # headings
+    assert page.count("<table") == text.count("\n|---") == 1
+    assert page.count("<pre") == text.count("\n```") // 2
+    assert f'src="{metadata_urls(metadata)["Source"]}/raw/main/docs/hero.png"' in page
+
+
+def metadata_urls(metadata):
+    return dict(url.split(", ") for url in metadata.get_all("Project-URL"))
 
 
 @pytest.fixture(scope="module")
@@ -178,14 +201,14 @@ def test_the_wheel_imports_and_trains(installed, tmp_path):
     where = run(installed, "-c", "import lit_cosine; print(lit_cosine.__file__)", cwd=tmp_path).strip()
     assert Path(where).is_relative_to(installed.parents[1])
     command = installed.with_name("lit-cosine")
-    assert run(command, "--version", cwd=tmp_path) == "lit-cosine 1.0.0\n"
+    assert run(command, "--version", cwd=tmp_path) == "lit-cosine 2.0.0\n"
     assert "subcommands:" in run(command, "--help", cwd=tmp_path)
     shown = run(command, "train", "--trainer.max_epochs", "2", "--data.n_samples", "100", cwd=tmp_path)
     assert "LR: 0.00000000" in shown
     assert (tmp_path / "runs" / "run_1" / "checkpoints" / "best.ckpt").is_file()
 
 
-USER = Path(__file__).with_name("typed_user.py")
+USER = Path(__file__).parent / "helpers" / "typed_user.py"
 
 
 def test_the_typed_user_uses_every_public_name():

@@ -21,15 +21,16 @@ import pytest
 import pytorch_lightning
 import torch
 from lightning.pytorch.callbacks import BackboneFinetuning
-from nets import trainer
-from projects import finetuning, gan, language_model, other_namespace
-from projects.yaml_alone import project as yaml_alone
 from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR
-from witnesses import Rows, Used, audit_of, cosine, curve, points
 
+from examples import finetuning, gan, language_model, other_namespace
+from examples.yaml_alone import project as yaml_alone
 from lit_cosine import ExactResume, ScheduleAudit
-from lit_cosine.audit import ScheduleProblem
+from lit_cosine.audit._schedule_audit import ScheduleProblem
+from tests.helpers.nets import trainer
+from tests.helpers.witnesses import Rows, Used, audit_of, cosine, curve, points
 
+SLOW = pytest.mark.slow
 # 2026-11, pytorch_lightning 2.6.6 on torch 2.13: the second namespace repeats the first one's import-time warnings
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:pytorch_lightning")
 
@@ -111,7 +112,9 @@ class TestFinetuning:
     def test_tensorboard_has_a_curve_for_each_group(self, finetuned: Whole) -> None:
         assert points(finetuned[2]) == {"lr-AdamW": curve(self.head), "lr-AdamW/pg2": curve(self.backbone[12:], 12)}
 
-    @pytest.mark.parametrize("batch", [5, 12, 23])  # frozen; thawed a batch ago; the last of an epoch
+    @pytest.mark.parametrize(
+        "batch", [pytest.param(5, marks=SLOW), 12, pytest.param(23, marks=SLOW)]
+    )  # frozen; thawed a batch ago; the last of an epoch
     def test_a_run_that_was_stopped_goes_on_bit_for_bit(self, finetuned: Whole, tmp_path: Path, batch: int) -> None:
         run, rows, _ = finetuned
         used, resumed = stopped_and_resumed(finetuning.main, tmp_path, batch)
@@ -173,7 +176,7 @@ class TestGAN:
         generator, discriminator = ([lr * factor for factor in self.factors] for lr in (1e-3, 4e-4))
         assert points(adversaries[2]) == {"lr-Adam": curve(generator), "lr-Adam-1": curve(discriminator)}
 
-    @pytest.mark.parametrize("batch", [2, 19])
+    @pytest.mark.parametrize("batch", [2, pytest.param(19, marks=SLOW)])
     def test_a_run_that_was_stopped_goes_on_bit_for_bit(self, adversaries: Whole, tmp_path: Path, batch: int) -> None:
         run, rows, folder = adversaries
         used, resumed = stopped_and_resumed(gan.main, tmp_path, batch)
@@ -216,7 +219,9 @@ class TestLanguageModel:
     def test_tensorboard_has_a_curve_for_each_group(self, speaker: Whole) -> None:
         assert points(speaker[2]) == {"lr-AdamW/decay": curve(self.lrs), "lr-AdamW/no_decay": curve(self.lrs)}
 
-    @pytest.mark.parametrize("batch", [3, 14, 33])  # in the warmup; the odd batch at an epoch's end; later
+    @pytest.mark.parametrize(
+        "batch", [pytest.param(3, marks=SLOW), 14, pytest.param(33, marks=SLOW)]
+    )  # in the warmup; the odd batch at an epoch's end; later
     def test_a_run_that_was_stopped_goes_on_bit_for_bit(self, speaker: Whole, tmp_path: Path, batch: int) -> None:
         run, rows, folder = speaker
         used, resumed = stopped_and_resumed(language_model.main, tmp_path, batch)
@@ -290,7 +295,7 @@ class TestOtherNamespace:
         assert audit_of(run).differences == []
 
     # 2026-11: its loader is a plain one, and never shuffles
-    @pytest.mark.filterwarnings("ignore:batches after a resume will not be those:UserWarning")
+    @pytest.mark.filterwarnings("ignore:batches after a resume:UserWarning")
     @pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before the epoch:UserWarning")
     def test_exact_resume_in_the_other_namespace_goes_by_its_path(self, tmp_path: Path) -> None:
         def fit(*callbacks: Any, **options: Any) -> Used:
@@ -334,7 +339,7 @@ CONFIG = Path(yaml_alone.__file__).with_name("run.yaml")
 
 # 2026-11: what ExactResume tells this project, whose loader shuffles with torch's own sampler: the LR goes on exactly,
 # the batches do not
-OTHER_BATCHES = pytest.mark.filterwarnings("ignore:batches after a resume will not be those:UserWarning")
+OTHER_BATCHES = pytest.mark.filterwarnings("ignore:batches after a resume:UserWarning")
 
 
 class TestYamlAlone:
@@ -354,7 +359,13 @@ class TestYamlAlone:
         monkeypatch.chdir(tmp_path)
 
         def fit(*arguments: str, config: Path = CONFIG) -> tuple[Any, list[Rows]]:
-            command = ["project.py", "fit", f"--config={config}", "--trainer.callbacks+=witnesses.Used", *arguments]
+            command = [
+                "project.py",
+                "fit",
+                f"--config={config}",
+                "--trainer.callbacks+=tests.helpers.witnesses.Used",
+                *arguments,
+            ]
             monkeypatch.setattr(sys, "argv", command)
             run = yaml_alone.main().trainer
             return run, next(callback.rows for callback in run.callbacks if isinstance(callback, Used))
@@ -364,6 +375,7 @@ class TestYamlAlone:
     def test_the_project_does_not_know_of_lit_cosine(self) -> None:
         assert not re.search(r"^(import|from) lit_cosine", Path(yaml_alone.__file__).read_text("utf-8"), re.MULTILINE)
 
+    @pytest.mark.slow
     def test_the_command_alone(self, tmp_path: Path) -> None:
         shutil.copytree(CONFIG.parent, tmp_path, dirs_exist_ok=True)
         command = [sys.executable, "project.py", "fit", "--config", "run.yaml"]
@@ -385,9 +397,9 @@ class TestYamlAlone:
     @OTHER_BATCHES
     # 2026-11: so Lightning says too, since the loader of this project is no stateful one
     @pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before the epoch:UserWarning")
-    @pytest.mark.parametrize("batch", [15, 17])
+    @pytest.mark.parametrize("batch", [pytest.param(15, marks=SLOW), 17])
     def test_stopped_and_resumed(self, fit: Any, tmp_path: Path, batch: int) -> None:
-        stop = ["--trainer.callbacks+=test_projects.Stop", f"--trainer.callbacks.batch={batch}"]
+        stop = ["--trainer.callbacks+=tests.test_projects.Stop", f"--trainer.callbacks.batch={batch}"]
         with pytest.raises(SystemExit) as left:
             fit(*stop)
         assert left.value.code == 143

@@ -1,7 +1,7 @@
-"""Two published libraries train under LearningRateScheduler as they are: pytorch-forecasting and GluonTS.
+"""Published libraries train under LearningRateScheduler as they are, the recipes of docs/inside-another-library.md.
 
-Both choose their optimizer themselves, and most of their models a ReduceLROnPlateau with it. GluonTS builds its own
-Trainer too. Needs the extra `published`.
+They choose their optimizer themselves, many a scheduler with it, and some build their own Trainer. Needs the extra
+`published`; darts and pina are tried where they are installed.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ from typing import Any
 import lightning.pytorch as pl
 import numpy as np
 import pytest
-from nets import trainer
-from witnesses import Used, cosine
+import torch
 
-from lit_cosine import Cosine, ExactResume, LearningRateScheduler, ScheduleAudit
+from lit_cosine import Cosine, ExactResume, LearningRateScheduler, Linear, ScheduleAudit
+from tests.helpers.nets import Transfer, trainer
+from tests.helpers.witnesses import Used, cosine
 
 pytestmark = pytest.mark.published
 
@@ -177,3 +178,165 @@ class TestGluonTS:
     def test_it_says_what_a_stream_without_a_length_needs(self) -> None:
         with pytest.raises(ValueError, match=r"has no length, .* give the Trainer max_steps or limit_train_batches"):
             self.train("SimpleFeedForward", LearningRateScheduler(SCHEDULE))
+
+
+def chemprop(*callbacks: Any, folder: Path | None = None, ckpt_path: Path | None = None) -> None:
+    data, models, nn = (pytest.importorskip(f"chemprop.{part}") for part in ("data", "models", "nn"))
+    alkanes = data.MoleculeDataset([data.MoleculeDatapoint.from_smi("C" * n, [float(n)]) for n in range(1, 29)])
+    model = models.MPNN(
+        nn.BondMessagePassing(d_h=8, depth=2), nn.MeanAggregation(), nn.RegressionFFN(input_dim=8), init_lr=0.01
+    )
+    saving = [pl.callbacks.ModelCheckpoint(folder, save_last=True)] if folder else []
+    # its hyperparameters are objects
+    trainer(*callbacks, *saving, max_epochs=2).fit(
+        model, data.build_dataloader(alkanes, batch_size=4), ckpt_path=ckpt_path, weights_only=False
+    )
+
+
+def scvi(*callbacks: Any, folder: Path | None = None, ckpt_path: Path | None = None) -> None:
+    scvi, anndata = pytest.importorskip("scvi"), pytest.importorskip("anndata")
+    cells = anndata.AnnData(np.random.default_rng(0).poisson(2.0, (62, 10)).astype("float32"))
+    scvi.model.SCVI.setup_anndata(cells)
+    saving = [pl.callbacks.ModelCheckpoint(folder, save_last=True)] if folder else []
+    scvi.model.SCVI(cells, n_hidden=8, n_latent=2).train(
+        max_epochs=2,
+        batch_size=8,
+        train_size=0.9,
+        accelerator="cpu",
+        plan_kwargs={"lr": 0.01, "reduce_lr_on_plateau": True},
+        callbacks=[*callbacks, *saving],
+        enable_checkpointing=bool(folder),
+        enable_progress_bar=False,
+        ckpt_path=ckpt_path,
+    )
+
+
+def neuralforecast(*callbacks: Any, folder: Path | None = None, ckpt_path: Path | None = None) -> None:
+    models = pytest.importorskip("neuralforecast.models")
+    import pandas
+    import pytorch_lightning
+    from neuralforecast.tsdataset import TimeSeriesDataModule, TimeSeriesDataset
+
+    days = pandas.date_range("2020", periods=60, freq="D")
+    waves = [pandas.DataFrame({"unique_id": str(i), "ds": days, "y": np.sin(np.arange(60) / 5 + i)}) for i in range(4)]
+    dataset = TimeSeriesDataset.from_df(pandas.concat(waves))[0]
+    saving = pytorch_lightning.callbacks.ModelCheckpoint(folder, save_last=True, save_on_train_epoch_end=True)
+    model = models.MLP(
+        h=4,
+        input_size=12,
+        num_layers=1,
+        hidden_size=8,
+        learning_rate=0.01,
+        max_steps=14,
+        val_check_steps=14,
+        batch_size=2,
+        accelerator="cpu",
+        logger=False,
+        enable_progress_bar=False,
+        enable_checkpointing=bool(folder),
+        callbacks=[*callbacks, *([saving] if folder else [])],
+    )
+    if ckpt_path is None:
+        model.fit(dataset)
+    else:  # its fit takes no checkpoint
+        model.val_size = model.test_size = 0
+        loader = TimeSeriesDataModule(dataset, batch_size=2)
+        pytorch_lightning.Trainer(**model.trainer_kwargs).fit(model, loader, ckpt_path=ckpt_path, weights_only=False)
+
+
+def darts(*callbacks: Any) -> None:
+    models, series = pytest.importorskip("darts.models"), pytest.importorskip("darts").TimeSeries
+    models.NLinearModel(
+        12,
+        4,
+        batch_size=7,
+        n_epochs=2,
+        optimizer_kwargs={"lr": 0.01},
+        lr_scheduler_cls=torch.optim.lr_scheduler.ExponentialLR,
+        lr_scheduler_kwargs={"gamma": 0.9},
+        pl_trainer_kwargs={"accelerator": "cpu", "callbacks": [*callbacks], "enable_progress_bar": False},
+    ).fit(series.from_values(np.sin(np.arange(64) / 5).astype("float32")))
+
+
+def pina(*callbacks: Any) -> None:
+    pina, solvers = pytest.importorskip("pina"), pytest.importorskip("pina.solver")
+    from pina.optim import TorchOptimizer
+    from pina.problem.zoo import SupervisedProblem
+
+    x = torch.arange(28.0).unsqueeze(1)
+    solver = solvers.SupervisedSolver(
+        SupervisedProblem(x, 2 * x),
+        torch.nn.Linear(1, 1),
+        optimizer=TorchOptimizer(torch.optim.Adam, lr=0.01),
+        use_lt=False,
+    )
+    trainer(*callbacks, cls=lambda **options: pina.Trainer(solver, batch_size=4, **options), max_epochs=2).train()
+
+
+@pytest.mark.filterwarnings("ignore")  # 2026-11: what they warn of on numpy 2.4 and torch 2.13 is their own
+class TestRecipes:
+    """14 updates; each library at its own door and with its own scheduler, which is replaced."""
+
+    @pytest.fixture(autouse=True)
+    def _folder(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(tmp_path)  # where some put logs and checkpoints
+        pl.seed_everything(0, verbose=False)
+
+    @staticmethod
+    def scheduler() -> LearningRateScheduler:
+        return LearningRateScheduler(SCHEDULE, warmup="3step", replace=True)
+
+    @pytest.mark.parametrize("train", [chemprop, scvi, neuralforecast, darts, pina])
+    def test_every_update_has_its_lr(self, train: Any) -> None:
+        used, audit = Used(), ScheduleAudit("raise")
+        train(self.scheduler(), audit, used)
+        assert used.rows == [lrs(0.01, 14, 3)]
+        assert (audit.findings, audit.differences) == ([], [])
+
+    @pytest.mark.parametrize("train", [chemprop, scvi, neuralforecast])
+    def test_a_run_that_crashed_goes_on_with_its_lr(self, train: Any, tmp_path: Path) -> None:
+        class Crash(pl.Callback):
+            def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+                if trainer.current_epoch == 1:
+                    raise RuntimeError("the machine is gone")
+
+        before, after = Used(), Used()
+        with pytest.raises(RuntimeError, match="the machine is gone"):
+            train(self.scheduler(), before, Crash(), folder=tmp_path)
+        train(self.scheduler(), after, ckpt_path=tmp_path / "last.ckpt")
+        assert len(before.rows[0]) == (2 if train is neuralforecast else 7)
+        assert [before.rows[0] + after.rows[0]] == [lrs(0.01, 14, 3)]
+
+
+class Thaws(Transfer):
+    """A backbone that the finetuning-scheduler thaws, and the validation loss that it asks for."""
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.log("val_loss", torch.tensor(1.0))
+
+    def val_dataloader(self) -> Any:
+        return self.train_dataloader()
+
+
+# 2026-11, finetuning-scheduler 2.14.1 under lightning 2.6.6 and python 3.11
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("ours_first", [True, False])
+def test_a_group_of_the_finetuning_scheduler_has_its_own_curve_and_warmup(tmp_path: Path, ours_first: bool) -> None:
+    scheduler = pytest.importorskip("finetuning_scheduler").FinetuningScheduler
+    phases = {
+        0: {"params": ["layer.weight", "layer.bias"], "max_transition_epoch": 1},
+        1: {"params": [r"backbone\..*"], "lr": 0.02, "max_transition_epoch": 3},
+    }
+    theirs = scheduler(ft_schedule=phases, epoch_transitions_only=True, restore_best=False)
+    ours = LearningRateScheduler(Cosine(), groups={"pg2": {"schedule": Linear(), "warmup": "3step"}})
+    model = Thaws()
+    logger = pl.loggers.CSVLogger(tmp_path)
+    callbacks = (ours, theirs) if ours_first else (theirs, ours)
+    run = trainer(*callbacks, max_epochs=4, logger=logger, enable_checkpointing=True, default_root_dir=tmp_path)
+    run.fit(model)
+    assert len(model.used) == 32
+    assert model.lrs == pytest.approx([0.1 * cosine(k, 32, 0, 0.0) for k in range(32)], rel=1e-12)
+    # the second phase begins with epoch 1: 3 steps of warmup from update 8 on, over a line from 3 to 32
+    expected = [0.02 * min(1.0, (k - 7) / 4) * (1 - (k - 3) / 29) for k in range(8, 32)]
+    assert [lrs[1] for lrs in model.used[8:]] == pytest.approx(expected, rel=1e-12)
+    assert all(len(lrs) == 1 for lrs in model.used[:8])

@@ -1,25 +1,46 @@
-"""What the README shows is what happens: Python and YAML run, and commands, shortened, print what it says."""
+"""What README and docs show is what happens: Python and YAML run, and commands, shortened, print what the pages say."""
 
 import re
+import runpy
 import shlex
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
+import yaml
+from jsonargparse import ArgumentParser
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.demos.boring_classes import BoringModel
 
 import lit_cosine
-from lit_cosine.cli import main
+from lit_cosine.cli.main import main
 
-README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
-COMPARE = ["--seeds", "2", "--lrs", "0.01", "--max-epochs", "1", "--devices", "1"]
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = {path.stem: path.read_text(encoding="utf-8") for path in (ROOT / "README.md", *(ROOT / "docs").glob("*.md"))}
+LINKING = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/**/*.md"), ROOT / "examples" / "README.md"]
+TESTED_ELSEWHERE = {"migration", "_options"}
+"""Pages whose blocks a test of their own runs."""
+COMPARE = ["--seeds", "2", "--lrs", "0.01", "--max-epochs", "1", "--engine", "serial"]
+SHORTER = {
+    "max_epochs=10": "max_epochs=2",
+    '"max_epochs": 10': '"max_epochs": 1',
+    "[0.003, 0.01], 32, 10": "[0.01], 2, 1",
+    'lrs="auto",\n    seeds=5': 'lrs=[0.01],\n    seeds=1,\n    engine="serial"',
+}
+"""What the blocks train, and what is trained here instead."""
 
 
-def blocks(language):
-    return re.findall(rf"^```{language}\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+def blocks(language, *pages):
+    """Return the blocks in ``language`` of the named pages, or of every page."""
+    texts = [text for name, text in PAGES.items() if name in (pages or PAGES) and name not in TESTED_ELSEWHERE]
+    found = [
+        each for text in texts for each in re.findall(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    ]
+    return [block for block in found if "srun" not in block]  # those of a cluster
 
 
 def commands(start):
@@ -42,12 +63,17 @@ def shown(first_line):
 @pytest.mark.filterwarnings("ignore:The number of training batches:UserWarning")
 def test_the_python_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    rows = torch.arange(200.0).reshape(100, 2)
-    names = {"features": rows, "labels": torch.arange(100) % 2}
-    assert len(blocks("python")) >= 5
-    for block in blocks("python"):
-        exec(block.replace("max_epochs=10", "max_epochs=2").replace("[0.003, 0.01], 32, 10", "[0.01], 2, 1"), names)
-    assert isinstance(names["model"], lit_cosine.LitClassifier)
+    monkeypatch.setitem(sys.modules, "a_page", ModuleType("a_page"))  # where dataclasses look their annotations up
+    given = {"features": torch.arange(200.0).reshape(100, 2), "labels": torch.arange(100) % 2, "__name__": "a_page"}
+    given |= {"MyModule": lit_cosine.LitClassifier, "MyData": lit_cosine.SyntheticDataModule}
+    run = [block for page in PAGES for block in blocks("python", page)]
+    assert len(run) >= 5
+    for page in PAGES:
+        names = dict(given)
+        for block in blocks("python", page):
+            for long, short in SHORTER.items():
+                block = block.replace(long, short)
+            exec(block, names)
 
 
 class Bare(BoringModel):
@@ -57,10 +83,11 @@ class Bare(BoringModel):
 
 @pytest.mark.filterwarnings("ignore:The number of training batches:UserWarning")
 @pytest.mark.filterwarnings("ignore:LightningCLI's args parameter:UserWarning")
-def test_the_yaml_is_a_config_of_any_project(tmp_path, monkeypatch):
+@pytest.mark.parametrize("page", ["README", "get-started"])
+def test_the_yaml_is_a_config_of_any_project(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (block,) = blocks("yaml")
-    Path("config.yaml").write_text(block)
+    (block,) = blocks("yaml", page)
+    Path("config.yaml").write_text(block.replace("max_epochs: 10", "max_epochs: 1"))
     short = {"max_epochs": 1, "logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
     arguments = ["fit", "--config", "config.yaml"]
     cli = LightningCLI(
@@ -68,6 +95,14 @@ def test_the_yaml_is_a_config_of_any_project(tmp_path, monkeypatch):
     )
     assert cli.trainer.global_step == 64
     assert cli.trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.1 * 0.01, rel=1e-12)
+
+
+def test_the_yaml_of_a_callback_is_read(tmp_path):
+    (block,) = [block for block in blocks("yaml", "groups") if block.startswith("class_path: lit_cosine.Learning")]
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--callback", type=lit_cosine.LearningRateScheduler)
+    read = parser.instantiate_classes(parser.parse_object({"callback": yaml.safe_load(block)})).callback
+    assert {*read.groups} == {"backbone", "head"}
 
 
 def test_every_command_is_tried_here():
@@ -89,7 +124,10 @@ def test_the_trainings_commands(tmp_path, monkeypatch, capsys):
         (same,) = [own for own in lines if numbers.sub("", own) == numbers.sub("", line)] if line != "…" else [line]
         assert [*map(float, numbers.findall(same))] == pytest.approx([*map(float, numbers.findall(line))], abs=2e-3)
     for arguments in commands("train"):
-        epochs = "3" if "--resume" in arguments and "--trainer.max_epochs" in arguments else "2"
+        epochs = "2" if "--resume" not in arguments else "4" if "--trainer.max_epochs" in arguments else "3"
+        if "--resume" in arguments:  # of a run that has ended, and without a network of the user's own
+            printed(capsys, "train", "--trainer.max_epochs", "2")
+            arguments = [*arguments, "--model.on_resize", "rescale"]
         out = printed(capsys, *arguments, "--trainer.max_epochs", epochs)
         assert "Test accuracy" in out
     for name, said in (("test", "Test accuracy"), ("predict", "Predictions")):
@@ -106,14 +144,23 @@ def test_the_previews(tmp_path, monkeypatch, capsys):
     assert Path("preview.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_the_comparisons(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    plain, claims = commands("compare")
+    own, plain, claims = commands("compare")
+    Path("run.yaml").write_text(
+        "model: {class_path: lit_cosine.LitClassifier}\n"
+        "data: {class_path: lit_cosine.SyntheticDataModule}\n"
+        "trainer: {max_epochs: 1}\n"
+    )
+    assert "cosine" in printed(capsys, *own, "--lrs", "0.01", "--seeds", "1", "--engine", "serial")
     printed(capsys, *plain, *COMPARE)
     files = ("table.csv", "members.csv", "curves.csv", "results.json", "figure.png")
     assert all(Path("runs/compare_article", name).is_file() for name in files)
-    printed(capsys, *claims, *COMPARE, "--data", "article")
-    assert "not supported" in Path("runs/claims/claims.md").read_text()
+    assert "undecided" in printed(
+        capsys, *claims, "--data", "article", "--splits", "2", "--seeds", "1", "--max-epochs", "1"
+    )
+    assert Path("runs/claims/claims.json").is_file()
 
 
 @pytest.mark.filterwarnings("ignore:ScheduleAudit:UserWarning")
@@ -136,16 +183,68 @@ def test_the_two_commands_are_ci_runs():
     assert [line.rpartition(" && ")[2] for line in lines] == ["python scripts/train.py", "pytest"]
 
 
-def test_the_tree_names_every_room_and_no_other():
-    tree = README.partition("## What is where")[2]
-    package = Path(lit_cosine.__file__).parent
-    rooms = {*re.findall(r"(\w+\.py)\b", tree)}
-    scripts = {path.name for path in (package.parent / "scripts").glob("*.py") if "benchmark_" not in path.name}
-    assert {path.name for path in package.glob("*.py")} - {"__init__.py"} | scripts <= rooms
-    assert [room for room in rooms if not [*package.parent.glob(f"*/{room}")]] == []
+def test_the_design_page_names_every_package():
+    tree = PAGES["design"].partition("## Layout")[2].partition("### Import rules")[0]
+    there = {path.parent.name for path in (ROOT / "lit_cosine").rglob("__init__.py")} - {"lit_cosine"}
+    assert there == {*re.findall(r"\b(\w+)/", tree)} - {"lit_cosine", "tests", "helpers", "scripts", "docs"}
 
 
-def test_the_pictures_are_there():
-    pictures = re.findall(r"!\[[^]]+\]\(([^)]+)\)", README)
-    assert len(pictures) >= 5
-    assert [name for name in pictures if not (Path(__file__).parents[1] / name).is_file()] == []
+def test_the_reference_describes_every_public_name():
+    described = re.findall(r"^\.\. auto(?:class|function):: (\w+)$", PAGES["api"], re.MULTILINE)
+    assert sorted(described) == sorted(lit_cosine.__all__)
+
+
+@pytest.mark.parametrize("page", LINKING, ids=lambda page: f"{page.parent.name}/{page.name}")
+def test_links_and_pictures_are_there(page):
+    targets = re.findall(r"\]\(([^)]+)\)", page.read_text(encoding="utf-8"))
+    targets = [target.partition("#")[0] for target in targets if "://" not in target]
+    assert [target for target in targets if target and not (page.parent / target).exists()] == []
+
+
+def urls():
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    return dict(
+        re.findall(r'^(\w+) = "(.+)"$', re.search(r"\[project.urls\]\n(.*?)\n\n", text, re.DOTALL)[1], re.MULTILINE)
+    )
+
+
+def test_the_readmes_links_are_absolute_and_name_files_of_this_tree():
+    source, site = urls()["Source"], urls()["Documentation"]
+    links = re.findall(r"\]\(([^)]+)\)", README)
+    own = [link for link in links if link.startswith((source, site))]
+    others = {link for link in links if link not in own}
+    assert {link.split("/")[2] for link in others} == {"img.shields.io", "pypi.org"}
+    assert len(own) > 15
+    for link in own:
+        if link.startswith(site):
+            name = link.removeprefix(site).removesuffix(".html") or "index"
+            assert (ROOT / "docs" / f"{name}.md").is_file(), link
+        else:
+            place = re.sub(r"^/(blob|raw|tree)/main/", "", link.removeprefix(source).removesuffix("/badge.svg"))
+            place = place.replace("/actions/", ".github/")
+            assert (ROOT / place).exists(), link
+
+
+def test_the_owner_is_the_same_everywhere():
+    owner = re.fullmatch(r"https://github\.com/(\w[\w-]*)/lit_cosine", urls()["Homepage"])[1]
+    assert urls() == {
+        "Homepage": f"https://github.com/{owner}/lit_cosine",
+        "Documentation": f"https://{owner}.github.io/lit_cosine/",
+        "Source": f"https://github.com/{owner}/lit_cosine",
+        "Changelog": f"https://github.com/{owner}/lit_cosine/blob/main/CHANGELOG.md",
+    }
+    for path in (*LINKING, ROOT / "docs" / "conf.py", ROOT / "CITATION.cff", *ROOT.glob(".github/**/*.yml")):
+        text = path.read_text(encoding="utf-8")
+        assert {*re.findall(r"github\.com/([\w-]+)/lit_cosine", text)} <= {owner}, path
+        assert {*re.findall(r"//([\w-]+)\.github\.io/lit_cosine", text)} <= {owner}, path
+
+
+def test_the_readme_is_short():
+    assert len(README.splitlines()) <= 150
+
+
+@pytest.mark.slow
+def test_the_options_are_those_of_the_parsers():
+    """If this fails: python scripts/command_line.py writes the page."""
+    script = runpy.run_path(str(ROOT / "scripts" / "command_line.py"))
+    assert PAGES["_options"] == script["page"]()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,11 +10,11 @@ from pathlib import Path
 import pytest
 import pytorch_lightning
 import torch
-from nets import Net, trainer
 from pytorch_lightning.callbacks import LearningRateMonitor
 from torch import Tensor, nn
 
 from lit_cosine import Cosine, LearningRateScheduler
+from tests.helpers.nets import Net, trainer
 
 # 2026-11, pytorch_lightning 2.6.6 on torch 2.13: the second namespace repeats the first one's import-time warnings
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:pytorch_lightning")
@@ -69,8 +68,7 @@ def test_two_in_a_trainer_of_the_other_namespace_are_refused() -> None:
 
 def environment(home: Path) -> dict[str, str]:
     """These tests' helpers and the package they lie beside, and nothing of the machine."""
-    tests = Path(__file__).parent
-    return {"PYTHONPATH": f"{tests}{os.pathsep}{tests.parent}", "PATH": "", "HOME": str(home)}
+    return {"PYTHONPATH": str(Path(__file__).parents[1]), "PATH": "", "HOME": str(home)}
 
 
 TWO_PROCESSES = """
@@ -78,7 +76,7 @@ import json, sys
 import torch
 from lightning.pytorch import Callback
 from torch.utils.data import DataLoader, DistributedSampler
-from nets import Net, rows, trainer
+from tests.helpers.nets import Net, rows, trainer
 from lit_cosine import Cosine, LearningRateScheduler
 
 torch.set_num_threads(1)
@@ -106,6 +104,7 @@ run.fit(model)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.xdist_group("processes")
 def test_two_processes_are_one(tmp_path: Path) -> None:
     (tmp_path / "job.py").write_text(TWO_PROCESSES)

@@ -1,0 +1,9 @@
+from ._checkpoint_file import CheckpointError as CheckpointError
+from ._checkpoint_file import CheckpointWriteError as CheckpointWriteError
+from ._checkpoint_file import read_checkpoint as read_checkpoint
+from ._checkpoint_file import write_checkpoint as write_checkpoint
+from ._checkpoint_io import SafeCheckpointIO as SafeCheckpointIO
+from ._checkpoint_io import SafeLoading as SafeLoading
+from ._checkpoint_io import read_newest as read_newest
+from ._exact_resume import ExactResume as ExactResume
+from ._sampler import EpochSampler as EpochSampler

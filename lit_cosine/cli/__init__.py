@@ -1,0 +1,1 @@
+"""The ``lit-cosine`` command: one module a subcommand."""

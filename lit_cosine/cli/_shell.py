@@ -1,0 +1,127 @@
+"""What a shell gives a command, its streams and signals, made safe to use anywhere in the command.
+
+Convention: Ctrl-C and SIGTERM raise ``Stopped``, a ``SystemExit`` with status 130 or 143, wherever the command is. A
+reader that closes its pipe (``| head``) does not end the command: what is written afterwards is discarded.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any, TextIO, cast
+
+__all__ = ["STOPPED", "Stopped", "safe_streams", "stop_signals", "warnings_as_warnings"]
+
+STOPPED = {128 + signal.SIGINT: "Ctrl-C", 128 + signal.SIGTERM: "SIGTERM"}
+"""Exit status of a command that was stopped -> what stopped it."""
+
+_previous: dict[int, Any] = {}
+
+
+class Stopped(SystemExit):
+    """The command was stopped by a signal.
+
+    Args:
+        status: Exit status, 128 + the signal's number.
+        sentence: What the user can do now.
+    """
+
+    def __init__(self, status: int, sentence: str = "") -> None:
+        super().__init__(status)
+        self.sentence = sentence
+
+
+@contextmanager
+def stop_signals() -> Iterator[None]:
+    """Raise ``Stopped`` at Ctrl-C and SIGTERM; a signal that the shell ignores (``nohup``, ``&``) stays ignored."""
+    if threading.current_thread() is not threading.main_thread() or _previous:
+        yield
+        return
+    received: list[int] = []
+
+    def stop(signum: int, frame: FrameType | None) -> None:
+        received.append(signum)
+        raise Stopped(128 + signum)
+
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(signum) not in (signal.SIG_IGN, None):
+            _previous[signum] = signal.signal(signum, stop)
+    try:
+        yield
+    finally:
+        _restore()
+        _previous.clear()
+    if received:  # raised where Python ignores exceptions, as in a destructor
+        raise Stopped(128 + received[0])
+
+
+def _restore() -> None:
+    for signum, handler in _previous.items():
+        signal.signal(signum, handler)
+
+
+# a Python handler does not run while a forked process waits in C code, so that it could not be terminated
+os.register_at_fork(after_in_child=_restore)
+
+
+class _Stream:
+    """A text stream that discards what is written after its reader has gone."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        try:
+            if not self._stream.closed:  # a logger may keep this stream longer than the command runs
+                self._stream.write(text)
+        except BrokenPipeError:
+            self._discard()
+        return len(text)
+
+    def flush(self) -> None:
+        try:
+            if not self._stream.closed:
+                self._stream.flush()
+        except BrokenPipeError:
+            self._discard()
+
+    def _discard(self) -> None:
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, self._stream.fileno())
+        os.close(null)
+
+
+@contextmanager
+def warnings_as_warnings() -> Iterator[None]:
+    """Undo ``PYTHONWARNINGS=error``, under which a library's own deprecation would end the command."""
+    with warnings.catch_warnings():
+        if any(option.startswith("error") for option in sys.warnoptions):
+            warnings.simplefilter("default")
+        yield
+
+
+@contextmanager
+def safe_streams() -> Iterator[None]:
+    """Survive a closed pipe, and replace characters that the stream's encoding does not have."""
+    streams = sys.stdout, sys.stderr
+    for name, stream in zip(("stdout", "stderr"), streams, strict=True):
+        if stream is None:  # closed by the shell: >&-
+            stream = open(os.devnull, "w")  # noqa: SIM115
+        elif hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+        setattr(sys, name, cast("TextIO", _Stream(stream)))
+    try:
+        yield
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        sys.stdout, sys.stderr = streams

@@ -1,0 +1,252 @@
+"""``lit-cosine compare``: schedules compared from the command line.
+
+Convention: everything is written into one folder, which the same command continues and no other command changes.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import shlex
+import sys
+from argparse import ArgumentError
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import Namespace
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from torch import nn
+
+from lit_cosine.cli._compare_options import FIELD, FLOORS, MODULE_OPTIONS, OF_BOTH, parse
+from lit_cosine.cli._process import quiet
+from lit_cosine.cli._shell import STOPPED, Stopped
+from lit_cosine.comparison import (
+    SECONDS,
+    Comparison,
+    compare,
+    compare_networks,
+    gather,
+    judge,
+    notes,
+    record,
+    table,
+    verdicts_table,
+    write,
+)
+from lit_cosine.comparison.stacked import NotStackable
+from lit_cosine.example import SimpleNN, SyntheticDataModule, TabularDataModule
+from lit_cosine.monitors import schedule_curves
+from lit_cosine.schedules import Schedule
+
+__all__ = ["DATA", "compare_schedules"]
+
+DATA: dict[str, Callable[[], TabularDataModule]] = {
+    "article": SyntheticDataModule,
+    "harder": lambda: SyntheticDataModule(
+        n_samples=2000, n_features=40, n_informative=10, n_redundant=10, n_clusters_per_class=4, flip_y=0.1
+    ),
+    "digits": lambda: TabularDataModule("digits", standardize=True),
+    "breast_cancer": lambda: TabularDataModule("breast_cancer", standardize=True),
+    "wine": lambda: TabularDataModule("wine", standardize=True),
+}
+"""The data sets by name: the article's, one with label noise and more features, and real ones."""
+
+_COLUMNS = (
+    *(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("trainings,")),
+    *(TimeElapsedColumn(), TextColumn("elapsed,"), TimeRemainingColumn(), TextColumn("remaining")),
+)
+
+
+_KEPT = "finished trainings are kept, and the same command continues from there"
+
+
+def compare_schedules(arguments: Sequence[str]) -> None:
+    """Run ``lit-cosine compare``.
+
+    Args:
+        arguments: The command line after ``compare``.
+
+    Raises:
+        ArgumentError: If an argument is wrong; the message is one sentence.
+    """
+    options = parse(arguments)
+    console = Console(width=None if sys.stdout.isatty() else 150)
+    if options.engine == "ray":
+        open_door = "Ray listens on all network interfaces and asks nobody for a password, unless RAY_AUTH_MODE=token"
+        print(open_door, file=sys.stderr)
+    with _one_sentence(options.folder):
+        try:
+            if options.claims:
+                _claims(options, console, arguments)
+            else:
+                _compare(options, console) if options.config is None else _compare_module(options, console)
+        except SystemExit as stop:
+            if stop.code not in STOPPED:
+                raise
+            raise Stopped(int(stop.code), _KEPT) from None
+
+
+@contextmanager
+def _refusals(begun: Callable[[], bool] = lambda: False) -> Iterator[None]:
+    """Show what is raised before any training as a fault of the command line.
+
+    An error that is raised later, in a training or a report, is not the user's fault and keeps its traceback.
+    """
+    try:
+        yield
+    except (ValueError, TypeError) as error:
+        if begun():
+            raise
+        hint = "; --config trains any LightningModule" if isinstance(error, NotStackable) else ""
+        raise ArgumentError(None, f"{error}{hint}") from None
+
+
+@contextmanager
+def _one_sentence(folder: Path) -> Iterator[None]:
+    """Show a disk that is full, or fails, in one sentence; finished blocks are on it."""
+    try:
+        yield
+    except OSError as error:
+        what = f"cannot write to {error.filename or folder}: {error.strerror or error}"
+        raise ArgumentError(None, f"{what}; {_KEPT}") from None
+
+
+def _compare(options: Namespace, console: Console) -> None:
+    name = options.data or "article"
+    data = DATA[name]()
+    schedules, folder = options.schedules or FIELD, options.folder
+    with _refusals():
+        make = _network(options.network, data)
+    common = _common(options)
+
+    def draw_schedules() -> None:
+        picture = folder / "schedules.png"
+        rows, batch_size = len(data.train_dataloader().dataset), options.batch_size or data.batch_size  # type: ignore[arg-type]
+        steps = list(range(options.max_epochs * -(-rows // batch_size)))
+        curves = {name: (steps, schedule.sample(len(steps))) for name, schedule in schedules.items()}
+        schedule_curves(curves, "Factor of the peak LR").savefig(picture)
+        console.print(f"Schedules: {picture}", soft_wrap=True)
+
+    where = {"folder": folder / "trainings", "baseline": options.baseline}
+    found = _watched("schedules", make, data, schedules, begun=draw_schedules, **where, **common)
+    floors = None
+    if options.schedules is None:
+        floors = _watched("floors", make, data, FLOORS, folder=folder / "floors", **common)
+    paths = write(found, folder, floors, {"data": name, "network_size": _size(make)})
+    for measure in found.finals:
+        console.print(table(found, measure))
+    for note in notes(found):
+        console.print(note, soft_wrap=True, markup=False, highlight=False)
+    if len(found.seeds) == 1:
+        console.print("One seed: differences have no interval. Give --seeds at least 2.")
+    console.print(f"Written to {folder}: {', '.join(path.name for path in paths.values())}", soft_wrap=True)
+    console.print(f"View in TensorBoard: lit-cosine board {paths['tensorboard']}", soft_wrap=True)
+
+
+def _compare_module(options: Namespace, console: Console) -> None:
+    """Compare on the module of a LightningCLI configuration."""
+    names = {"config", *MODULE_OPTIONS, *OF_BOTH} - {"folder", "help"}
+    arguments = {name: getattr(options, name) for name in sorted(names)}
+    bar = Progress(*_COLUMNS, console=Console(stderr=True), auto_refresh=False)
+    task = bar.add_task("trainings")
+
+    def show(done: int, total: int) -> None:
+        bar.update(task, completed=done, total=total, refresh=True)
+
+    with _refusals(), quiet(), bar:
+        found = compare(None, None, folder=options.folder / "trainings", on_progress=show, **arguments)
+    console.print(repr(found), markup=False, highlight=False, soft_wrap=True)
+    paths = write(found, options.folder)
+    console.print(f"Written to {options.folder}: {', '.join(path.name for path in paths.values())}", soft_wrap=True)
+
+
+def _claims(options: Namespace, console: Console, arguments: Sequence[str]) -> None:
+    """Judge the claims on each data set, and write verdicts and what they rest on."""
+    names = [options.data] if options.data else list(SECONDS)
+    minutes = sum(SECONDS[name] for name in names) / 60 * options.splits / 10
+    console.print(
+        f"About {max(1.0, minutes):.0f} minutes on one core for {', '.join(names)}; what {options.folder} holds "
+        "is not trained again",
+        soft_wrap=True,
+    )
+    wanted = {key: getattr(options, key) for key in ("splits", "seeds", "max_epochs", "workers")}
+
+    def say(line: str) -> None:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    with _refusals(), quiet():
+        evidence = {name: gather(name, options.folder, say=say, **wanted) for name in names}
+    verdicts = judge(evidence)
+    found = record(evidence, verdicts, shlex.join(["lit-cosine", "compare", *arguments]))
+    (options.folder / "claims.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    console.print(verdicts_table(verdicts))
+    console.print(f"Written to {options.folder}: claims.json", soft_wrap=True)
+
+
+def _common(options: Namespace) -> dict[str, Any]:
+    """Return the options that every comparison of a command shares."""
+    names = [*("lrs", "seeds", "max_epochs", "batch_size", "optimizer", "weight_decay", "momentum")]
+    names += ["splits", "engine", "workers", "timeout", "address"]
+    return {name: getattr(options, name) for name in names}
+
+
+def _watched(
+    what: str,
+    network: Callable[[], nn.Module],
+    data: Any,
+    schedules: dict[str, Schedule],
+    begun: Callable[[], None] | None = None,
+    **options: Any,
+) -> Comparison:
+    """Compare under a progress bar on stderr, with the number of trainings done and the remaining time.
+
+    ``begun`` is called once, when the folder exists.
+    """
+    # no refresh thread: processes are forked while the bar is shown
+    bar = Progress(*_COLUMNS, console=Console(stderr=True), auto_refresh=False)
+    task = bar.add_task(what)
+
+    def show(done: int, total: int) -> None:
+        nonlocal begun
+        if begun is not None:
+            begun()
+            begun = None
+        bar.start()
+        bar.update(task, completed=done, total=total, refresh=True)
+
+    try:
+        with _refusals(begun=lambda: bar.live.is_started):
+            return compare_networks(network, data, schedules, on_progress=show, **options)
+    finally:
+        if bar.live.is_started:  # False if the arguments were refused
+            bar.stop()
+
+
+def _network(path: str | None, data: TabularDataModule) -> Callable[[], nn.Module]:
+    """Return a function that makes the network; ``in_features`` and ``classes``, if it has them, follow the data."""
+    sizes = {"in_features": data.num_features, "classes": data.num_classes}
+    if path is None:
+        return lambda: SimpleNN(**sizes)
+    module, _, name = path.replace(":", ".").rpartition(".")
+    try:
+        made: Callable[..., nn.Module] = getattr(import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"--network must be module.Class, got {path!r}: {error}") from None
+    try:
+        taken = {key: size for key, size in sizes.items() if key in inspect.signature(made).parameters}
+        network = made(**taken)
+    except Exception as error:  # the network is the user's code
+        text = str(error) or "no message"
+        raise ValueError(f"--network {path} raised {type(error).__name__}: {text.splitlines()[0]}") from None
+    if not isinstance(network, nn.Module):
+        raise ValueError(f"--network must make a torch.nn.Module, {path} made {type(network).__name__}")
+    return lambda: made(**taken)
+
+
+def _size(make: Callable[[], nn.Module]) -> int:
+    """Return the number of parameters."""
+    return sum(parameter.numel() for parameter in make().parameters())

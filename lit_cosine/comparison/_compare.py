@@ -1,0 +1,298 @@
+"""Comparisons of schedules on any LightningModule: the same trainings under every schedule at every LR.
+
+Convention: a training is a (split, seed, schedule, LR). All trainings of one split and seed start alike.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import chain, product
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from lit_cosine._checks import as_flag, as_integer, check_choice, shown
+from lit_cosine.comparison._arguments import check_baseline, check_lrs, check_schedules, check_seeds
+from lit_cosine.comparison._engines import Engine, EngineName, Failure
+from lit_cosine.comparison._journal import Journal, key_of
+from lit_cosine.comparison._results import Comparison
+from lit_cosine.comparison._training import importable_name, resolve, train
+from lit_cosine.schedules import Schedule, convergence_bound
+
+__all__ = ["compare"]
+
+_MOST_WIDENINGS = 4
+_BOUND_STEPS = 1000  # the ratio of two peaks hardly depends on it
+
+
+def compare(
+    module: Any,
+    data: Any,
+    schedules: Mapping[str, Schedule] | Sequence[Schedule | tuple[str, Schedule]],
+    lrs: Sequence[float] | Literal["auto"] = "auto",
+    seeds: int | Sequence[int] = 3,
+    *,
+    metric: str,
+    mode: Literal["min", "max"] = "min",
+    lr_scales: Sequence[float] | None = None,
+    trainer: Mapping[str, Any] | None = None,
+    config: Mapping[str, Any] | None = None,
+    splits: int = 1,
+    split_arg: str = "split_seed",
+    baseline: str | None = None,
+    engine: EngineName = "local",
+    workers: int | None = None,
+    timeout: float | None = None,
+    address: str | None = None,
+    cpus: float = 1,
+    gpus: float = 0,
+    folder: str | Path | None = None,
+    retry_failed: bool = False,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Comparison:
+    """Train a module under every schedule at every LR for several seeds, each with a Trainer, and return the results.
+
+    Nothing in the module changes: ``LearningRateScheduler(schedule, replace=True)`` gives it the schedule, and all its
+    param groups are scaled to the LR. A training that raises or diverges is excluded, with its reason in ``problems``.
+
+    Args:
+        module: A class or a function without arguments that returns a LightningModule, or its ``module:Name``. Other
+            processes import it: no lambda, no local function. None with ``config``.
+        data: The same for a LightningDataModule; None where the module has its own loaders.
+        schedules: By name, or a list whose names are their descriptions.
+        lrs: Peak LRs of the first param group; the other groups keep their ratio to it. ``"auto"`` searches: 1/9 to 9
+            times the module's own LR, wider while the best of a schedule is at an edge, then finer around the best. The
+            grids of further schedules are moved by the ratio of the peaks of their :func:`convergence_bound`.
+        seeds: The number of seeds, or a list of them.
+        metric: A metric that the module logs, such as ``"val/loss"``. LRs are chosen by it. If the module has a test
+            loop that logs the same with ``test`` for ``val``, that is what tables report.
+        mode: Whether less (``"min"``) or more (``"max"``) of it is better.
+        lr_scales: Multiples of the module's own LR, in place of ``lrs``.
+        trainer: The Trainer's arguments, as plain data; a callback is ``{"class_path": ..., "init_args": ...}``.
+        config: A LightningCLI configuration, in place of module, data and trainer.
+        splits: How many splits of the data. With more than one, the split is the unit of inference.
+        split_arg: The argument of ``data`` that gets the number of the split, or its key in ``config``, such as
+            ``"data.init_args.split_seed"``.
+        baseline: Name of the schedule that others are compared to; the first where None.
+        engine: ``"serial"``, ``"local"`` (processes of one thread each) or ``"ray"``.
+        workers: Trainings at a time; the CPUs where None.
+        timeout: Seconds that a training may take, the start of its process included, with ``engine="local"``.
+        address: ``host:port`` of a Ray cluster.
+        cpus: CPUs of a training under Ray.
+        gpus: GPUs of a training under Ray.
+        folder: Keeps finished trainings: the same call goes on after a stop, and a larger grid trains what is new. The
+            module counts as the same by its name: after a change of its code take another folder.
+        retry_failed: Whether trainings that failed before are started again.
+        on_progress: Called with the numbers of trainings done and known so far.
+
+    Raises:
+        TypeError: If an argument has the wrong type.
+        ValueError: If an argument is out of range, every training failed, ``metric`` is not logged, or ``folder`` holds
+            another comparison.
+
+    >>> found = compare(MyModule, MyData, {"cosine": Cosine()}, metric="val/loss",
+    ...                 trainer={"max_epochs": 10}, seeds=5)  # doctest: +SKIP
+    >>> found.best_lr("cosine")  # doctest: +SKIP
+    0.003
+    """
+    named, seeds = check_schedules(schedules), tuple(check_seeds(seeds))
+    baseline = check_baseline(baseline, named)
+    check_choice("mode", mode, ("min", "max"))
+    splits = as_integer("splits", splits, least=1)
+    as_flag("retry_failed", retry_failed)
+    if not isinstance(metric, str):
+        raise TypeError(f"metric must be the name of a logged metric, got {shown(metric)}")
+    if lr_scales is not None and lrs != "auto":
+        raise ValueError("lrs and lr_scales exclude each other: give absolute LRs or multiples of the module's own")
+    absolute = None if isinstance(lrs, str) and lrs == "auto" else check_lrs(lrs)
+    fixed = absolute if lr_scales is None else _check_named("lr_scales", lr_scales)
+    if (config is None) == (module is None):
+        raise ValueError("module and config exclude each other: give a module, or a LightningCLI configuration")
+    make_module = None if module is None else resolve("module", module)
+    make_data = None if data is None else resolve("data", data)
+    runs = Engine(engine, workers, timeout, address, cpus, gpus)
+    question = {
+        "module": importable_name(make_module),
+        "data": importable_name(make_data),
+        "trainer": _plain("trainer", trainer or {}),
+        "config": None if config is None else _plain("config", config),
+        "metric": metric,
+        "mode": mode,
+        "split_arg": split_arg if splits > 1 else None,
+    }
+    which = "scale" if absolute is None else "lr"
+
+    def items_at(grids: Mapping[str, Iterable[float]]) -> dict[tuple[Any, ...], dict[str, Any]]:
+        return {
+            (split, seed, name, point): {
+                **question,
+                "split": split,
+                "seed": seed,
+                "schedule": named[name].to_dict(),
+                which: point,
+            }
+            for split, seed, name in product(range(splits), seeds, named)
+            for point in grids[name]
+        }
+
+    with Journal(None if folder is None else Path(folder), question) as journal:
+        rows: dict[tuple[Any, ...], dict[str, Any]] = {}
+
+        def fill(grids: Mapping[str, Iterable[float]]) -> Comparison:
+            items = {place: item for place, item in items_at(grids).items() if place not in rows}
+            kept = {place: journal.rows.get(key_of(item)) for place, item in items.items()}
+            rows.update(
+                (place, row) for place, row in kept.items() if row and not (retry_failed and row["status"] == "failed")
+            )
+            todo = [place for place in items if place not in rows]
+            total = len(rows) + len(todo)
+            on_progress(len(rows), total)
+            function = _Train(make_module, make_data)
+            for number, row in runs.run(function, [items[place] for place in todo]) if todo else ():
+                if isinstance(row, Failure):
+                    row = {"status": "failed", "reason": row.reason, "metrics": {}, "curve": []}
+                journal.add(key_of(items[todo[number]]), row)
+                rows[todo[number]] = row
+                _check_metric(metric, row)
+                on_progress(len(rows), total)
+
+            points = fixed or sorted({*chain.from_iterable(grids.values())})
+            return _as_comparison(question, named, points, seeds, splits, baseline, rows)
+
+        return fill(dict.fromkeys(named, fixed)) if fixed else _search(_centres(named), fill)
+
+
+class _Train:
+    """``train`` with the makers of module and data, which travel by reference, or by value from a notebook."""
+
+    def __init__(self, module: Any, data: Any) -> None:
+        self.module, self.data = module, data
+
+    def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
+        return train(item, self.module, self.data)
+
+
+def _centres(schedules: Mapping[str, Schedule]) -> dict[str, int]:
+    """Return the centre of each schedule's grid as a power of 3, in multiples of the module's own LR.
+
+    That of the first schedule is 1, the others are moved by the ratio of the peaks of their convergence bounds.
+    """
+    peaks = {name: convergence_bound(schedule, _BOUND_STEPS).peak for name, schedule in schedules.items()}
+    first = next(iter(peaks.values()))
+    return {name: round(math.log(peak / first, 3.0)) for name, peak in peaks.items()}
+
+
+def _search(centres: Mapping[str, int], fill: Callable[[Mapping[str, list[float]]], Comparison]) -> Comparison:
+    """Widen the grid of each schedule by 3 while its best is at an edge, then refine it around the best.
+
+    Grids are powers of 3, so that those of several schedules share their points.
+    """
+    powers: dict[str, list[float]] = {name: [*range(centre - 2, centre + 3)] for name, centre in centres.items()}
+
+    def best_powers() -> dict[str, float]:
+        found = fill({name: [3.0**power for power in each] for name, each in powers.items()})
+        places = sorted({*chain.from_iterable(powers.values())})
+        return {name: places[best] for name in powers if (best := found.best_index(name)) is not None}
+
+    for _ in range(_MOST_WIDENINGS):
+        edges = [(name, best) for name, best in best_powers().items() if best in (min(powers[name]), max(powers[name]))]
+        if not edges:
+            break
+        for name, best in edges:
+            powers[name].append(best - 1 if best == min(powers[name]) else best + 1)
+    for name, best in best_powers().items():
+        powers[name] += [best - 0.5, best + 0.5]
+    return fill({name: [3.0**power for power in each] for name, each in powers.items()})
+
+
+def _as_comparison(
+    question: dict[str, Any],
+    schedules: dict[str, Schedule],
+    points: Sequence[float],
+    seeds: tuple[int, ...],
+    splits: int,
+    baseline: str,
+    rows: Mapping[tuple[Any, ...], dict[str, Any]],
+) -> Comparison:
+    """Return the rows as a grid; a training that failed or diverged is nan in every measure."""
+    metric = question["metric"]
+    good = [row for row in rows.values() if row["status"] == "ok"]
+    if not good:
+        reasons = sorted({row["reason"] for row in rows.values()})
+        raise ValueError(f"every training failed or diverged: {'; '.join(reasons[:3])}")
+    logged = sorted({name for row in good for name in row["metrics"]} - {metric})
+    length = max((len(row["curve"]) for row in good), default=0) or 1
+    longest = max(good, key=lambda row: len(row["curve"]))
+    kind = np.dtype([(metric, np.float64, (length,)), *((name, np.float64) for name in logged)])
+    members = np.full((splits * len(seeds), len(schedules), len(points)), math.nan, dtype=kind)
+    problems: list[str] = []
+    starts: dict[int, set[str]] = {}
+    for (i, (split, seed)), (j, name), (k, point) in product(
+        enumerate(product(range(splits), seeds)), enumerate(schedules), enumerate(points)
+    ):
+        if (row := rows.get((split, seed, name, point))) is None:
+            continue
+        what = f"{name}, LR {row.get('lr', point):g}, seed {seed}" + (f", split {split}" if splits > 1 else "")
+        if row["status"] != "ok":
+            problems.append(f"{what} {row['status']}: {row['reason']}")
+            continue
+        if row["ends_early"]:
+            problems.append(f"{what} ended early, at step {row['curve'][-1][0] if row['curve'] else '?'}")
+        values = [value for _, value in row["curve"]] or [row["metrics"][metric]]
+        values[-1] = row["metrics"].get(metric, values[-1])
+        members[metric][i, j, k] = [*values, *[values[-1]] * (length - len(values))]  # an early stop holds its last
+        for each in logged:
+            members[each][i, j, k] = row["metrics"].get(each, math.nan)
+        starts.setdefault(i, set()).add(row["start"])
+    used = {point: row["lr"] for (*_, point), row in rows.items() if row["status"] == "ok"}
+    own = longest["lr"]  # where all trainings of an LR failed, it is known by its ratio
+    at = next(point for point, lr in used.items() if lr == own)
+    lrs = tuple(used.get(point, own * point / at) for point in points)
+    tested = metric.replace("valid", "test").replace("val", "test")
+    report = tested if tested in logged and tested != metric else metric
+    train_rows, other_rows = (longest.get("sizes") or [0, 0])[:2]
+    ends = longest["curve"]
+    return Comparison(
+        dict(schedules),
+        lrs,
+        seeds,
+        baseline,
+        max(1, ends[0][0] if ends else 1),
+        members,
+        {**question, "schedules": {name: one.to_dict() for name, one in schedules.items()}, "lrs": list(lrs)},
+        splits=tuple(range(splits)),
+        select=metric,
+        report=report,
+        maximize=(metric, report) if question["mode"] == "max" else (),
+        overlap=(other_rows / train_rows if train_rows else 1.0) if splits > 1 else 0.0,
+        paired=all(len(each) == 1 for each in starts.values()),
+        problems=tuple(problems),
+        trained=np.array([[(0, seeds[0], name, point) in rows for point in points] for name in schedules]),
+    )
+
+
+def _check_metric(metric: str, row: dict[str, Any]) -> None:
+    if row["status"] == "ok" and metric not in row["metrics"] and not row["curve"]:
+        names = ", ".join(sorted(row["metrics"])) or "none"
+        raise ValueError(f"metric must be one that the module logs, which are {names}; got {metric!r}")
+
+
+def _check_named(name: str, values: Any) -> tuple[float, ...]:
+    """Return factors, checked as LRs are."""
+    try:
+        return check_lrs(values)
+    except (TypeError, ValueError) as error:
+        raise type(error)(str(error).replace("lrs", name, 1)) from None
+
+
+def _plain(name: str, value: Mapping[str, Any]) -> dict[str, Any]:
+    """Return plain data, which a journal holds and another process reads."""
+    try:
+        return json.loads(json.dumps(dict(value)))  # type: ignore[no-any-return]
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"{name} must be plain data (numbers, texts, lists, dicts; a callback as class_path and init_args), {error}"
+        ) from None

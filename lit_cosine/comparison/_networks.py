@@ -1,0 +1,297 @@
+"""Comparisons of schedules: the same trainings under every schedule at every LR, for each of several seeds.
+
+Conventions: a member is one training, a (split, seed, schedule, LR). A seed has the same initial weights, batches and
+dropout under every schedule, so schedules are compared by differences within a seed. A block is a rectangle of members
+that are trained as one; the cut depends on the grid alone, and so do the numbers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from itertools import product
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+from uuid import uuid4
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from lit_cosine._checks import as_integer
+from lit_cosine._compat import evaluating
+from lit_cosine.comparison._arguments import (
+    check_baseline,
+    check_lrs,
+    check_memory,
+    check_optimizer,
+    check_schedules,
+    check_seeds,
+)
+from lit_cosine.comparison._engines import Engine, EngineName, Failure
+from lit_cosine.comparison._journal import Journal, key_of
+from lit_cosine.comparison._results import EXPLODED, Comparison
+from lit_cosine.comparison.stacked import (
+    CURVES,
+    FINALS,
+    Ensemble,
+    OptimizerName,
+    Rows,
+    Training,
+    cross_entropy,
+    initial_network,
+    learning_rates,
+)
+from lit_cosine.example import TabularDataModule
+from lit_cosine.schedules import Schedule
+
+__all__ = ["Comparison", "compare_networks"]
+
+_BLOCK_BYTES = 16 * 2**20  # the memory of a block should fit into the caches
+_MOST_MEMBERS = 128
+_MEMBERS = 64  # fewer members spend their time on the overhead of calls; more gain nothing
+
+Parts = tuple[Rows, Rows, Rows]
+"""Training, validation and test rows."""
+
+
+def compare_networks(
+    network: Callable[[], nn.Module],
+    data: Any,
+    schedules: Mapping[str, Schedule] | Sequence[Schedule | tuple[str, Schedule]],
+    lrs: Sequence[float],
+    seeds: int | Sequence[int],
+    max_epochs: int,
+    *,
+    baseline: str | None = None,
+    batch_size: int | None = None,
+    optimizer: OptimizerName = "adam",
+    weight_decay: float = 0.0,
+    momentum: float = 0.9,
+    loss: Callable[[Tensor, Tensor], Tensor] = cross_entropy,
+    splits: int = 1,
+    engine: EngineName = "local",
+    workers: int | None = None,
+    timeout: float | None = None,
+    address: str | None = None,
+    folder: str | Path | None = None,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Comparison:
+    """Train ``network`` under every schedule at every LR for every seed, many at once, and return the results.
+
+    Args:
+        network: A class or function without arguments that returns a network, which maps features (batch, …) to
+            outputs.
+        data: A ``TabularDataModule``, or ``(features, labels)``, split as a ``TabularDataModule`` does.
+        schedules: By name, or a list whose names are their descriptions.
+        lrs: Peak LRs, each finite and > 0.
+        seeds: The number of seeds, or a list of them.
+        max_epochs: Length of each training in epochs, >= 1.
+        baseline: Name of the schedule that others are compared to; the first where None.
+        batch_size: Rows per step, at most the training rows; the DataModule's where None.
+        optimizer: ``"adam"``, ``"adamw"`` or ``"sgd"``.
+        weight_decay: As in ``torch.optim``, >= 0.
+        momentum: Of SGD, in [0, 1).
+        loss: Maps (outputs, targets) to the mean loss of a batch.
+        splits: How many splits of the data, by ``split_seed`` 0, 1, …; with 1 the data is split as it is given. With
+            more than one, the split is the unit of inference.
+        engine: ``"serial"``, ``"local"`` (processes of one thread each) or ``"ray"``.
+        workers: Blocks at a time; the CPUs where None.
+        timeout: Seconds that a block of trainings may take, with ``engine="local"``.
+        address: ``host:port`` of a Ray cluster.
+        folder: Keeps finished blocks, so that the same call continues a stopped one.
+        on_progress: Called with the numbers of trainings done and in all.
+
+    Raises:
+        NotStackable: If members of this network cannot be trained as one.
+        TypeError: If an argument has the wrong type.
+        ValueError: If an argument is out of range, or ``folder`` holds another comparison.
+
+    >>> from lit_cosine import Constant, Cosine, SimpleNN, SyntheticDataModule
+    >>> schedules = [Constant(), Cosine()]
+    >>> found = compare_networks(SimpleNN, SyntheticDataModule(), schedules, [0.01], 2, max_epochs=1, engine="serial")
+    >>> found.values("test_accuracy").shape
+    (2, 2, 1)
+    """
+    named, lrs, seeds = check_schedules(schedules), check_lrs(lrs), check_seeds(seeds)
+    baseline = check_baseline(baseline, named)
+    max_epochs, splits = as_integer("max_epochs", max_epochs, least=1), as_integer("splits", splits, least=1)
+    batch_size = None if batch_size is None else as_integer("batch_size", batch_size, least=1)
+    check_optimizer(optimizer, weight_decay, momentum)
+    check_memory(splits * len(seeds), len(named) * len(lrs), max_epochs)
+    runs = Engine(engine, workers, timeout, address, fork=True)
+    seeds = tuple(seeds)
+    data = data if isinstance(data, TabularDataModule) else TabularDataModule(data)
+    batch_size = data.batch_size if batch_size is None else batch_size
+    training = Training(network, max_epochs, batch_size, optimizer, weight_decay, momentum, loss)
+    example = initial_network(training, seeds[0])
+    given = (data.dataset, data.batch_size, data.test_size, data.standardize)
+    each = [data] if splits == 1 else [TabularDataModule(*given, split_seed=seed) for seed in range(splits)]
+    parts = [_rows(split, example) for split in each]
+    rows = len(parts[0][0][0])
+    if batch_size > rows:
+        raise ValueError(f"batch_size must be at most the {rows} training rows, got {batch_size}")
+    _check_network(example, training, parts[0])
+    arms = list(product(named.values(), lrs))
+    size = _block_size(training, parts[0], len(seeds), len(arms))
+    digests = [_digest(value for part in each for value in part) for each in parts]
+    question = {
+        "max_epochs": training.max_epochs,
+        "batch_size": training.batch_size,
+        "optimizer": {"name": optimizer, "weight_decay": weight_decay, "momentum": momentum},
+        "loss": getattr(loss, "__qualname__", repr(loss)),
+        "network": {"name": type(example).__qualname__, "weights": _digest(example.state_dict().values())},
+        "data": digests[0],
+    }
+    train = _Train(training, parts, seeds, learning_rates(list(named.values()), lrs, training.total_steps(rows)), size)
+    blocks = [
+        Block(split, slice(seed, min(seed + size[0], len(seeds))), slice(arm, min(arm + size[1], len(arms))))
+        for split, seed, arm in product(range(splits), range(0, len(seeds), size[0]), range(0, len(arms), size[1]))
+    ]
+    members = np.full((splits, len(seeds), len(arms)), np.nan, dtype=_member_type(max_epochs))
+    problems = []
+    with Journal(None if folder is None else Path(folder), question) as journal:
+        todo = []
+        for block in blocks:
+            key = key_of(
+                {
+                    "data": digests[block.split],
+                    "seeds": seeds[block.seeds],
+                    "arms": [(schedule.to_dict(), lr) for schedule, lr in arms[block.arms]],
+                    "trained as": size,
+                }
+            )
+            if key in journal.rows:
+                for name, values in journal.rows[key].items():
+                    members[name][block] = values
+            else:
+                todo.append((block, key))
+        done = members.size - sum(members[block].size for block, _ in todo)
+        on_progress(done, members.size)
+        for number, part in runs.run(train, [block for block, _ in todo]) if todo else ():
+            block, key = todo[number]
+            if isinstance(part, Failure):
+                problems.append(f"split {block.split}, seeds {seeds[block.seeds]} failed: {part.reason}")
+            else:
+                journal.add(key, {name: part[name].tolist() for name in part.dtype.names})
+                members[block] = part
+            done += members[block].size
+            on_progress(done, members.size)
+    for (split, (_, val, _)), (place, seed) in product(enumerate(parts), enumerate(seeds)):
+        start = _initial_loss(training, val, seed)
+        ends = members["val_loss"][split, place, :, -1]
+        members[split, place, (ends > EXPLODED * start) & (start > 0.0)] = np.nan
+    return Comparison(
+        named,
+        lrs,
+        seeds,
+        baseline,
+        training.total_steps(rows) // training.max_epochs,
+        members.reshape(splits * len(seeds), len(named), len(lrs)),
+        {
+            **question,
+            "schedules": {name: schedule.to_dict() for name, schedule in named.items()},
+            "lrs": list(lrs),
+            "seeds": list(seeds),
+            "splits": splits,
+            "trained": f"in blocks of {size[0]} seeds x {size[1]} arms",
+        },
+        splits=tuple(range(splits)),
+        overlap=len(parts[0][2][0]) / rows if splits > 1 else 0.0,
+        problems=tuple(problems),
+    )
+
+
+class Block(NamedTuple):
+    """A block's place in the grid (splits, seeds, arms)."""
+
+    split: int
+    seeds: slice
+    arms: slice
+
+
+_ready: dict[tuple[str, int], Ensemble] = {}
+"""The programs of the split that this process has trained last; Ray sends the function anew with every block."""
+
+
+class _Train:
+    """Trains blocks of the grid."""
+
+    def __init__(
+        self, training: Training, parts: Sequence[Parts], seeds: tuple[int, ...], table: Tensor, size: tuple[int, int]
+    ) -> None:
+        self._training, self._parts, self._seeds, self._table, self._size = training, parts, seeds, table, size
+        self._name = uuid4().hex
+
+    def __call__(self, block: Block) -> NDArray[Any]:
+        (seeds, arms), name = self._size, (self._name, block.split)
+        if name not in _ready:
+            _ready.clear()
+            _ready[name] = Ensemble(self._training, *self._parts[block.split], seeds, arms)
+        # a block at the edge of the grid is padded with copies of its last members
+        rows, columns = self._seeds[block.seeds], self._table[:, block.arms]
+        columns = torch.cat([columns, columns[:, -1:].expand(-1, arms - columns.shape[1])], dim=1)
+        result = _ready[name].run([*rows, *[rows[-1]] * (seeds - len(rows))], columns)
+        members = np.zeros(seeds * arms, dtype=_member_type(self._training.max_epochs))
+        for field, value in {**result.curves, **result.finals}.items():
+            members[field] = value.movedim(-1, 0).numpy()
+        members = members.reshape(seeds, arms)
+        return members[: len(rows), : len(range(*block.arms.indices(self._table.shape[1])))]
+
+
+def _member_type(epochs: int) -> np.dtype[Any]:
+    return np.dtype([*((name, np.float64, (epochs,)) for name in CURVES), *((name, np.float64) for name in FINALS)])
+
+
+def _block_size(training: Training, parts: Parts, seeds: int, arms: int) -> tuple[int, int]:
+    """Return the number of seeds and arms of a block, which depends on the work but not on the processes."""
+    probe = Ensemble(training, *parts, seeds=1, arms=1)
+    most = max(1, min(_MOST_MEMBERS, _BLOCK_BYTES // max(1, probe.bytes_per_member)))
+    per_block = -(-arms // -(-arms // most))  # the smallest number of blocks, of nearly equal size
+    return 1 if probe.draws_random else max(1, min(seeds, min(most, _MEMBERS) // per_block)), per_block
+
+
+def _rows(data: TabularDataModule, network: nn.Module) -> Parts:
+    """Return training, validation and test rows in the network's precision."""
+    dtype = next((value.dtype for value in network.parameters()), torch.float32)
+    loaders = (data.train_dataloader(), data.val_dataloader(), data.test_dataloader())
+    parts = [cast("Any", loader.dataset).tensors for loader in loaders]
+    train, val, test = ((features.to(dtype), labels) for features, labels in parts)
+    return train, val, test
+
+
+def _check_network(network: nn.Module, training: Training, parts: Parts) -> None:
+    """Refuse a network that does not take the features, or whose outputs the loss does not take."""
+    features, labels = (rows[: training.batch_size] for rows in parts[0])
+    try:
+        with torch.random.fork_rng(devices=[]), evaluating(network):
+            outputs = network(features)
+            training.loss(outputs, labels)
+    except Exception as error:  # the network is the user's code
+        raise ValueError(
+            f"network must map features {tuple(features.shape)} to what the loss takes, "
+            f"but there was {type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
+        ) from error
+    if training.loss is cross_entropy:
+        classes = 1 + max(int(targets.max()) for _, targets in parts)
+        if outputs.shape != (len(features), outputs.shape[-1]) or outputs.shape[-1] < classes:
+            raise ValueError(
+                f"network must give outputs (rows, classes) with an output for each of the {classes} classes, "
+                f"got {tuple(outputs.shape)}"
+            )
+
+
+def _initial_loss(training: Training, rows: Rows, seed: int) -> float:
+    """Return the loss on ``rows`` of a seed's network before its first update."""
+    network = initial_network(training, seed)
+    with torch.random.fork_rng(devices=[]), evaluating(network):
+        return float(training.loss(network(rows[0]), rows[1]))
+
+
+def _digest(values: Any) -> str:
+    digest = hashlib.sha256()
+    for value in values:
+        digest.update(str((tuple(value.shape), value.dtype)).encode())
+        digest.update(value.detach().contiguous().numpy().tobytes())
+    return digest.hexdigest()

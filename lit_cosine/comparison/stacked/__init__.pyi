@@ -1,0 +1,14 @@
+from ._ensemble import BlockResult as BlockResult
+from ._ensemble import Ensemble as Ensemble
+from ._ensemble import NotStackable as NotStackable
+from ._member import CURVES as CURVES
+from ._member import FINALS as FINALS
+from ._member import METRICS as METRICS
+from ._member import Rows as Rows
+from ._member import Training as Training
+from ._member import batch_orders as batch_orders
+from ._member import cross_entropy as cross_entropy
+from ._member import dropout_seed as dropout_seed
+from ._member import initial_network as initial_network
+from ._member import learning_rates as learning_rates
+from ._update_rules import OptimizerName as OptimizerName

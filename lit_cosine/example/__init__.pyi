@@ -1,0 +1,9 @@
+from .char import CharDataModule as CharDataModule
+from .char import CharTransformer as CharTransformer
+from .data import SyntheticDataModule as SyntheticDataModule
+from .data import TabularDataModule as TabularDataModule
+from .mnist1d import ConvNet as ConvNet
+from .mnist1d import MNIST1DDataModule as MNIST1DDataModule
+from .model import LitClassifier as LitClassifier
+from .model import SimpleNN as SimpleNN
+from .model import check_network as check_network

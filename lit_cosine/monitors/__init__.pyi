@@ -1,0 +1,13 @@
+from ._console import EpochLine as EpochLine
+from ._console import SteadyProgressBar as SteadyProgressBar
+from ._figures import Points as Points
+from ._figures import pixels as pixels
+from ._figures import schedule_curves as schedule_curves
+from ._learning_rate_logger import LearningRateLogger as LearningRateLogger
+from ._listener import Listener as Listener
+from ._listener import Writer as Writer
+from ._points import Point as Point
+from ._points import numbers as numbers
+from ._points import write_points as write_points
+from ._training_curves import TrainingCurves as TrainingCurves
+from ._watching import watching as watching

@@ -1,0 +1,84 @@
+"""What a run prints in the terminal while it trains: a line for each epoch, a progress bar.
+
+Convention: nothing is measured here; logged values are shown.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from lightning.pytorch import Callback
+from lightning.pytorch.callbacks import RichProgressBar
+
+from lit_cosine.monitors._watching import watching
+
+__all__ = ["EpochLine", "SteadyProgressBar"]
+
+_SECONDS = 0.1
+"""Between two states of the bar: what an eye can follow."""
+
+
+@watching()
+class EpochLine(Callback):
+    """Prints a line for every epoch in the article's form: ``Epoch 1/10, Loss: 0.3937, LR: 0.00975528``.
+
+    The LR is the one after the epoch, with which the next would begin; the first group's.
+    """
+
+    def __init__(self, monitor: str = "train/loss") -> None:
+        self.monitor = monitor
+        self._epoch: int | None = None
+
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        """Remember the epoch: its scheduler is only stepped after this hook."""
+        self._epoch = trainer.current_epoch
+
+    def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+        """Print the epoch before."""
+        self._print(trainer)
+
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        """Print the last epoch."""
+        self._print(trainer)
+
+    def _print(self, trainer: Any) -> None:
+        if self._epoch is None:
+            return
+        parts = [f"Epoch {self._epoch + 1}" + (f"/{trainer.max_epochs}" if trainer.max_epochs > 0 else "")]
+        if self.monitor in trainer.callback_metrics:
+            parts.append(f"Loss: {float(trainer.callback_metrics[self.monitor]):.4f}")
+        if trainer.optimizers:
+            parts.append(f"LR: {float(trainer.optimizers[0].param_groups[0]['lr']):.8f}")
+        trainer.print(", ".join(parts))
+        self._epoch = None
+
+
+class SteadyProgressBar(RichProgressBar):
+    """Lightning's bar with loss and LR, moved at most ten times a second instead of with every batch.
+
+    >>> SteadyProgressBar().is_enabled
+    True
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._moved = 0.0
+        self._loss: Any = None
+
+    def get_metrics(self, trainer: Any, pl_module: Any) -> dict[str, Any]:
+        """Return what the bar shows: the batch's loss, the LR, and what was logged with ``prog_bar=True``."""
+        shown = {name: value for name, value in super().get_metrics(trainer, pl_module).items() if name != "v_num"}
+        if self._loss is not None:
+            shown = {"loss": f"{float(self._loss):.4f}", **shown}
+        if trainer.optimizers:
+            shown["lr"] = f"{float(trainer.optimizers[0].param_groups[0]['lr']):.4g}"
+        return shown
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Move the bar, if it is time or the epoch's last batch."""
+        now = time.monotonic()
+        if now - self._moved >= _SECONDS or trainer.is_last_batch:
+            self._moved = now
+            self._loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
+            super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)

@@ -1,0 +1,15 @@
+from ._cooldown_on_plateau import CooldownOnPlateau as CooldownOnPlateau
+from ._layer_groups import param_groups as param_groups
+from ._learning_rate_scheduler import LearningRateScheduler as LearningRateScheduler
+from ._param_groups import lr_names as lr_names
+from ._param_groups import optimizer_names as optimizer_names
+from ._param_groups import read_entry as read_entry
+from ._param_groups import skipped_update as skipped_update
+from ._plan_line import GlobalBatch as GlobalBatch
+from ._run_length import Interval as Interval
+from ._run_length import Run as Run
+from ._run_length import total_steps as total_steps
+from ._schedule_lr import ScheduleLR as ScheduleLR
+from ._step_hooks import StepHooks as StepHooks
+from ._trainer_lr import TrainerLR as TrainerLR
+from ._trainer_lr import lr_scheduler_config as lr_scheduler_config

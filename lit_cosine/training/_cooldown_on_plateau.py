@@ -1,0 +1,108 @@
+"""CooldownOnPlateau: begin the cooldown where early stopping would stop."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from lightning.pytorch.callbacks import EarlyStopping
+from typing_extensions import override
+
+from lit_cosine._checks import as_integer, as_number, check_choice, check_text
+from lit_cosine.schedules import Duration
+from lit_cosine.training._learning_rate_scheduler import LearningRateScheduler
+from lit_cosine.training._trainer_lr import TrainerLR
+
+if TYPE_CHECKING:
+    from lightning.pytorch import LightningModule, Trainer
+
+__all__ = ["CooldownOnPlateau"]
+
+
+class CooldownOnPlateau(EarlyStopping):
+    """Begins the cooldown when a metric has stopped improving; the run ends after the cooldown.
+
+    Lightning's EarlyStopping decides when. Only exhausted patience begins the cooldown; a metric that is not finite
+    stops the run, as EarlyStopping does. Works with LearningRateScheduler and with ``lr_scheduler_config``. With it, a
+    constant schedule needs no known end: ``Trainer(max_epochs=-1)``.
+
+    Args:
+        monitor: The metric, under the name it is logged by.
+        mode: ``"min"`` or ``"max"``.
+        patience: Checks without an improvement before the cooldown begins, an integer >= 0.
+        min_delta: Smallest change that counts as an improvement.
+        cooldown: Length of the cooldown: ``"2000step"``, ``"2ep"``, or a share x of the whole run, s * x / (1 - x)
+            after s steps.
+
+    Raises:
+        TypeError: If ``patience`` or ``cooldown`` has the wrong type.
+        ValueError: If ``patience`` is negative or ``cooldown`` has no length; at the first check, if ``monitor`` is not
+            logged.
+
+    >>> CooldownOnPlateau("val/loss", patience=3, cooldown="20%").cooldown
+    Duration.parse('20%')
+    """
+
+    def __init__(
+        self,
+        monitor: str = "val/loss",
+        mode: str = "min",
+        patience: int = 3,
+        min_delta: float = 0.0,
+        cooldown: str | Duration = "20%",
+    ) -> None:
+        self.cooldown = Duration.parse(cooldown, "cooldown")
+        if self.cooldown.value == 0.0 or (self.cooldown.unit == "run" and self.cooldown.value == 1.0):
+            raise ValueError(f"cooldown must have a length below that of the run, got {self.cooldown}")
+        check_text("monitor", monitor)
+        check_choice("mode", mode, ("min", "max"))
+        super().__init__(
+            monitor,
+            mode=mode,
+            patience=as_integer("patience", patience, least=0),
+            min_delta=as_number("min_delta", min_delta, least=0.0),
+        )
+        self._begun = False
+
+    @override
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._check(trainer, lambda: super(CooldownOnPlateau, self).on_validation_end(trainer, pl_module))
+
+    @override
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._check(trainer, lambda: super(CooldownOnPlateau, self).on_train_epoch_end(trainer, pl_module))
+
+    def _check(self, trainer: Trainer, decide: Any) -> None:
+        """Let EarlyStopping decide; where its patience is exhausted, begin the cooldown instead of stopping."""
+        if self._begun or any(one.cooling_down for one in self._schedulers(trainer)):
+            return
+        asked = trainer.should_stop
+        checks = self.wait_count
+        if not asked and trainer.state.fn == "fit" and not trainer.sanity_checking:
+            self._check_logged(trainer, decide)
+        if not trainer.should_stop or asked or self.wait_count < max(1, self.patience) or self.wait_count == checks:
+            return  # a metric that is not finite leaves the count as it was
+        trainer.should_stop = False
+        self._begun = True
+        schedulers = self._schedulers(trainer)
+        if not schedulers:
+            raise ValueError(
+                "CooldownOnPlateau needs LearningRateScheduler, or lr_scheduler_config in configure_optimizers"
+            )
+        for scheduler in schedulers:
+            scheduler.start_cooldown_of(self.cooldown)
+
+    def _check_logged(self, trainer: Trainer, decide: Any) -> None:
+        try:
+            decide()
+        except RuntimeError as error:  # EarlyStopping's own, which names the metrics in another form
+            if self.monitor in trainer.callback_metrics:
+                raise
+            logged = ", ".join(sorted(map(str, trainer.callback_metrics))) or "nothing"
+            raise ValueError(f"monitor must be a logged metric, got {self.monitor!r}; logged are {logged}") from error
+
+    def _schedulers(self, trainer: Trainer) -> list[TrainerLR]:
+        found = [config.scheduler for config in trainer.lr_scheduler_configs]
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, LearningRateScheduler):
+                found += [scheduler for scheduler in callback.schedulers if scheduler.key == "lr"]
+        return [scheduler for scheduler in found if isinstance(scheduler, TrainerLR)]

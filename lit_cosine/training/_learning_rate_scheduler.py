@@ -1,0 +1,387 @@
+"""LearningRateScheduler: a schedule for any LightningModule, without a change of the module.
+
+Convention: the schedulers are stepped at the end of the batch that made an update, once for every update that the
+Trainer counts; TrainerLR finds those that a GradScaler skipped.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Literal
+
+from lightning.pytorch import Callback
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from torch.optim import Optimizer
+from typing_extensions import override
+
+from lit_cosine._checks import STATE_VERSION, as_flag, as_integer, as_number, check_choice, read_state, shown
+from lit_cosine._compat import callbacks_of, finder_sets_lr, has_class
+from lit_cosine.schedules import (
+    Constant,
+    Cosine,
+    Duration,
+    OneMinusSqrt,
+    OnResize,
+    Schedule,
+    as_schedule,
+    check_on_resize,
+    check_schedule,
+)
+from lit_cosine.training._changes import log_warning
+from lit_cosine.training._own_curves import as_own_curves, check_keys_of, check_patterns, unmatched
+from lit_cosine.training._param_groups import (
+    IdleScheduler,
+    has_entry,
+    optimizer_names,
+    own_names,
+    restore_peaks,
+)
+from lit_cosine.training._plan_line import GlobalBatch, joined, plan_line
+from lit_cosine.training._run_length import plan
+from lit_cosine.training._trainer_lr import TrainerLR, may_be_endless
+
+if TYPE_CHECKING:
+    from lightning.pytorch import LightningModule, Trainer
+
+__all__ = ["LearningRateScheduler"]
+
+_CHECKPOINT_KEY = "lit_cosine.LearningRateScheduler"
+
+
+class LearningRateScheduler(Callback):
+    """Gives any LightningModule a schedule; nothing in the module changes.
+
+    The length is that of the Trainer's run. Under automatic optimization progress counts real updates, under manual
+    optimization the run's batches, and where ``max_time`` is the only limit the time: every optimizer is at its end
+    when the run ends. Resumes exactly from any checkpoint; from one that was made without it, it continues where the
+    run is. Param groups that join while training bring their own base LR, and a group's LR that is changed from outside
+    (an LR finder, a finetuning callback) moves its base LR. Give ``BackboneFinetuning`` a ``backbone_initial_lr``: its
+    ratio is of the LR of that moment, which has the factor in it. Where a LearningRateMonitor is listed before this
+    callback and a finetuning callback behind it, the monitor's first point of a group is its LR before it joined.
+
+    Args:
+        schedule: The curve of the learning rate.
+        warmup: Linear warmup before it: ``"500step"``, ``"2ep"``, ``"5%"``; ``"30s"`` under ``max_time``. Under manual
+            optimization a step is a batch.
+        cooldown: Length of the cooldown at the run's end, like ``warmup``.
+        cooldown_schedule: The curve of the cooldown, which scales the schedule's end.
+        on_resize: What a changed run length does to the rest of the run: ``"continue"``, ``"rescale"``, ``"keep"`` or
+            ``"restart"``, see ``Clock.reanchor``.
+        replace: Whether to take the place of the schedulers that ``configure_optimizers`` returns.
+        groups: Curves of their own for some param groups, by pattern of their names: ``"head"`` (which is also
+            ``"head.no_decay"``), ``"backbone*"``, ``"pg2"`` by place, ``"lr-Adam/pg2"``; the first that matches counts.
+            A schedule, or a mapping with any of ``schedule``, ``warmup``, ``cooldown``, ``cooldown_schedule`` and names
+            of other entries; the rest is the run's. A group that joins has its own warmup from the step it joins.
+        reference_batch_size: The global batch (samples of one update: batch size, accumulation and devices) that the
+            optimizer's LRs are meant for. A run with another one multiplies them by the ratio, once, before its first
+            update; a resume with another one by the ratio of the two. An LR that a finder has found is left as it is,
+            and so is that of a group that joins later. None scales nothing.
+        batch_scaling: ``"linear"``, or ``"sqrt"`` for the square root of the ratio.
+        **hyperparameters: Schedules for other entries of the param groups, by name, each a factor of the group's own
+            value over the whole run: ``weight_decay=Linear(start=1, end=10)``, ``momentum``, ``eps``, ``beta1``,
+            ``beta2``. Optimizers and groups that lack the entry are left alone.
+
+    Raises:
+        TypeError: If a schedule, a duration or ``replace`` has the wrong type.
+        ValueError: If ``lr`` is among the hyperparameters; before training, if the module has no optimizer or already
+            has a scheduler, the run's length cannot be determined, a part of the plan does not fit, no group has an
+            entry that is scheduled or the name of a pattern, or a beta would reach 1.
+
+    >>> import lightning.pytorch as pl
+    >>> trainer = pl.Trainer(max_epochs=10, callbacks=[LearningRateScheduler(Cosine(end=0.01), warmup="500step")],
+    ...                      accelerator="cpu", logger=False, enable_checkpointing=False)
+    """
+
+    def __init__(
+        self,
+        schedule: Schedule = Cosine(),
+        *,
+        warmup: str | Duration = "0step",
+        cooldown: str | Duration = "0step",
+        cooldown_schedule: Schedule = OneMinusSqrt(),
+        on_resize: OnResize = "continue",
+        replace: bool = False,
+        groups: Mapping[str, Any] | None = None,
+        reference_batch_size: int | None = None,
+        batch_scaling: Literal["linear", "sqrt"] = "linear",
+        **hyperparameters: Schedule,
+    ) -> None:
+        check_on_resize(on_resize)
+        check_schedule("schedule", schedule)
+        check_schedule("cooldown_schedule", cooldown_schedule)
+        if "interval" in hyperparameters:
+            raise TypeError(
+                "LearningRateScheduler has no interval, it follows every update; lr_scheduler_config takes one, in the "
+                f"module, got {shown(hyperparameters['interval'])}"
+            )
+        if "lr" in hyperparameters:
+            raise ValueError(
+                f"lr is scheduled by the first argument: write LearningRateScheduler({shown(hyperparameters['lr'])})"
+            )
+        self.schedules = {"lr": schedule}
+        for key, curve in hyperparameters.items():
+            try:  # YAML gives plain data where no signature names a type
+                self.schedules[key] = as_schedule(key, curve, imports=True)
+            except TypeError as error:  # a misspelt argument ends up here too
+                known = "warmup, cooldown, cooldown_schedule, on_resize, replace and groups"
+                raise TypeError(f"{error}; arguments that are no schedules: {known}") from None
+        self.groups = as_own_curves(groups)
+        for own in self.groups.values():
+            for key in own.schedules:
+                self.schedules.setdefault(key, Constant())
+        self.warmup = Duration.parse(warmup, "warmup")
+        self.cooldown = Duration.parse(cooldown, "cooldown")
+        self.cooldown_schedule = cooldown_schedule
+        self.on_resize: OnResize = on_resize
+        self.replace = as_flag("replace", replace)
+        if reference_batch_size is not None:
+            reference_batch_size = as_integer("reference_batch_size", reference_batch_size, least=1)
+        self.reference_batch_size = reference_batch_size
+        check_choice("batch_scaling", batch_scaling, ("linear", "sqrt"))
+        self.batch_scaling = batch_scaling
+        self._schedulers: dict[str, TrainerLR] = {}  # by the optimizer and the entry, "Adam/weight_decay"
+        self._state: dict[str, Any] | None = None
+        self._own_lrs: list[list[float]] = []
+        self._own_names: list[list[str | None]] = []
+        self._counted = 0
+        self._scale: float | None = None  # what the LRs of the reference batch size are multiplied by
+        self._finder: Any = None  # the callback that finds the LR, or found it in a fit before
+
+    @property
+    def schedulers(self) -> tuple[TrainerLR, ...]:
+        """What plays the schedules, for every optimizer and hyperparameter one; empty before training starts."""
+        return tuple(self._schedulers.values())
+
+    def start_cooldown(self, cooldown: str | Duration | None = None) -> None:
+        """Begin the cooldown now, at the present LR; the run ends after it.
+
+        Args:
+            cooldown: Its length; the callback's own where None. A share x of the run is s * x / (1 - x) after s steps.
+
+        Raises:
+            TypeError: If ``cooldown`` is no duration.
+            ValueError: If it has no length, training has not begun, the run has ended, or the cooldown was started
+                before.
+        """
+        length = self.cooldown if cooldown is None else Duration.parse(cooldown, "cooldown")
+        if length.value == 0.0:
+            raise ValueError('cooldown must have a length, got "0step": write start_cooldown("20%")')
+        schedulers = [scheduler for scheduler in self.schedulers if scheduler.key == "lr"]
+        if not schedulers:
+            raise ValueError("a cooldown can be started while the Trainer trains, and training has not begun")
+        for scheduler in schedulers:
+            scheduler.start_cooldown_of(length)
+
+    @override
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        # what cannot work together is refused before anything is built
+        if stage != "fit":
+            return
+        self._remove_hooks()
+        self._schedulers, self._state, self._scale = {}, None, None
+        others = [callback for callback in callbacks_of(trainer) if callback is not self]
+        # a Tuner adds one for its own fit, before the training
+        finders = [one for one in others if has_class(one, "LearningRateFinder") and finder_sets_lr(one)]
+        self._finder = finders[-1] if finders else self._finder
+        if any(isinstance(callback, LearningRateScheduler) for callback in others):
+            raise ValueError("a Trainer takes one LearningRateScheduler, got several: join their schedules into one")
+        if any(has_class(callback, "StochasticWeightAveraging") for callback in others):
+            raise ValueError(
+                "LearningRateScheduler cannot work beside StochasticWeightAveraging, which anneals the LR to its own "
+                "swa_lrs: use WeightAveraging instead, or end the schedule in a Constant"
+            )
+        if "DeepSpeed" in type(trainer.strategy).__name__:
+            raise ValueError(
+                f"LearningRateScheduler cannot follow the optimizer inside {type(trainer.strategy).__name__}: "
+                "use lr_scheduler_config in configure_optimizers"
+            )
+
+    @override
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # by now configure_optimizers has run, and the checkpoint's optimizer states are not loaded yet
+        optimizers = trainer.optimizers
+        if not any("lr" in group for optimizer in optimizers for group in optimizer.param_groups):
+            raise ValueError("LearningRateScheduler needs an optimizer, but configure_optimizers returned none")
+        for optimizer in optimizers:
+            if not isinstance(optimizer, Optimizer):
+                raise ValueError(
+                    "LearningRateScheduler follows torch.optim.Optimizer, which "
+                    f"{type(optimizer).__name__} is not: use lr_scheduler_config in configure_optimizers"
+                )
+        if trainer.lr_scheduler_configs:
+            self._replace_schedulers(trainer, pl_module)
+        check_keys_of(optimizers, self.schedules, self.groups)
+        check_patterns(self.groups, optimizers, callbacks_of(trainer))
+        self._own_names = [own_names(optimizer) for optimizer in optimizers]
+        # a finetuning callback may have put groups of the first run here, which have the LR of that moment
+        self._own_lrs = [[float(g.get("initial_lr", g["lr"])) for g in one.param_groups] for one in optimizers]
+
+    def _replace_schedulers(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        configs = trainer.lr_scheduler_configs
+        if not self.replace:
+            names = ", ".join(type(config.scheduler).__name__ for config in configs)
+            raise ValueError(
+                f"the module's configure_optimizers already returns a scheduler ({names}): let it return the "
+                "optimizer alone, or pass replace=True to LearningRateScheduler"
+            )
+        for config in configs:
+            peaks, reached = restore_peaks(config.scheduler)
+            if any(high > 1.01 * peak for peak, high in zip(peaks, reached, strict=True)):
+                rank_zero_warn(
+                    f"the {type(config.scheduler).__name__} that was replaced reaches {joined(reached)}; the peak LR "
+                    f"of this schedule is the optimizer's, {joined(peaks)}"
+                )
+        # a module that steps its schedulers itself finds some that do nothing
+        stand_ins: list[Any] = [IdleScheduler(config.scheduler.optimizer) for config in configs]
+        idle = [replace(config, scheduler=one) for config, one in zip(configs, stand_ins, strict=True)]
+        trainer.strategy.lr_scheduler_configs = [] if pl_module.automatic_optimization else idle
+
+    @override
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        endless = may_be_endless(trainer, self.schedules["lr"], self.groups)
+        planned = plan(trainer, self.warmup, cooldown=self.cooldown, endless=endless)
+        self._schedulers = {
+            f"{name}/{key}": TrainerLR(
+                optimizer,
+                schedule,
+                planned if key == "lr" else planned.with_parts(_NONE, _NONE),
+                self.on_resize,
+                cooldown_schedule=self.cooldown_schedule,
+                key=key,
+                groups=self.groups,
+                label=f"lr-{name}",
+                names=names,
+            )
+            for optimizer, name, names in zip(
+                trainer.optimizers, optimizer_names(trainer.optimizers), self._own_names, strict=True
+            )
+            for key, schedule in self.schedules.items()
+            if has_entry(optimizer, key)
+        }
+        batch = self._scale_of_batch(trainer)
+        if self._state is not None:
+            self._restore(trainer)
+        elif trainer.ckpt_path:  # of a run that began without this callback
+            for scheduler in self.schedulers:
+                scheduler.adopt(planned.run)
+        elif not self._found_an_lr():
+            self._scale_lrs(self._scale or 1.0)
+        if pl_module.automatic_optimization:
+            self._counted = trainer.global_step
+        of_lr = [scheduler for scheduler in self.schedulers if scheduler.key == "lr"]
+        rank_zero_info(plan_line(planned, self.schedules, of_lr, self.groups, self.cooldown_schedule, batch))
+
+    @override
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        for scheduler in self.schedulers:
+            scheduler.join()  # param groups that a finetuning callback has just added
+
+    @override
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        for scheduler in self.schedulers:
+            scheduler.join()
+
+    @override
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        # an LR finder trains with callbacks of its own: this hook does not run then
+        if pl_module.automatic_optimization and not self._counts_an_update(trainer):
+            return
+        for scheduler in self.schedulers:
+            scheduler.step()
+
+    def _counts_an_update(self, trainer: Trainer) -> bool:
+        """Return whether the Trainer has made an update since this was last asked; one that raised is none."""
+        before, self._counted = self._counted, trainer.global_step
+        return self._counted != before
+
+    @override
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        if self._schedulers:
+            # a callback that saves in on_train_batch_end may be listed before this one
+            if not pl_module.automatic_optimization or self._counts_an_update(trainer):
+                for scheduler in self.schedulers:
+                    scheduler.step()
+            states = {name: scheduler.state_dict() for name, scheduler in self._schedulers.items()}
+            checkpoint[_CHECKPOINT_KEY] = {"version": STATE_VERSION, "schedulers": states, "batch_scale": self._scale}
+
+    @override
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        if trainer.state.fn == "fit":
+            state = checkpoint.get(_CHECKPOINT_KEY)
+            if isinstance(state, list):  # how lit_cosine 1.x wrote it
+                state = {}
+            known: dict[str, Any] = {"schedulers": {}, "batch_scale": None}
+            self._state = None if state is None else read_state("LearningRateScheduler", state, known)
+            if self._schedulers and self._state is not None:
+                self._restore(trainer)  # an LR finder in the middle of the run puts everything back
+
+    @override
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if missing := unmatched(self.groups, trainer.optimizers):
+            rank_zero_warn(f"groups: no param group that joined was named by {', '.join(missing)}")
+
+    @override
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self._remove_hooks()  # Lightning calls no teardown after an exception
+
+    @override
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._remove_hooks()
+
+    def _remove_hooks(self) -> None:
+        for scheduler in self.schedulers:
+            scheduler.remove_hooks()
+
+    def _restore(self, trainer: Trainer) -> None:
+        states, scale = (self._state or {}).get("schedulers", {}), (self._state or {}).get("batch_scale")
+        self._state = None
+        if not isinstance(states, dict):
+            raise ValueError(f"the state of LearningRateScheduler holds no schedulers by name, got {shown(states)}")
+        for name, scheduler in self._schedulers.items():
+            if name in states:
+                scheduler.load_state_dict(states.pop(name))
+            else:
+                log_warning("the checkpoint has no schedule of %s, which continues where the run is", name)
+                scheduler.adopt(plan(trainer).run if scheduler.unit != "epoch" else plan(trainer, interval="epoch").run)
+        if states:
+            log_warning("schedules of the checkpoint that this run does not have: %s", ", ".join(states))
+        if scale is not None and self._scale is not None:
+            ratio = self._scale / as_number("batch_scale", scale, above=0.0)
+            if ratio != 1.0:
+                log_warning("another global batch than in the checkpoint: its LRs are multiplied by %.4g", ratio)
+            self._scale_lrs(ratio)
+        for own, scheduler in zip(self._own_lrs, [one for one in self.schedulers if one.key == "lr"], strict=True):
+            saved, code = scheduler.base_lrs[: len(own)], [lr * (self._scale or 1.0) for lr in own]
+            if any(not math.isclose(one, base, rel_tol=1e-6) for one, base in zip(code, saved, strict=False)):
+                log_warning("peak LR: %s, from the checkpoint; the code has %s", joined(saved), joined(code))
+
+    def _scale_of_batch(self, trainer: Trainer) -> str:
+        """Take the scale of this run's global batch, and return the batch in words."""
+        batch, reference = GlobalBatch.of(trainer), self.reference_batch_size
+        if reference is None:
+            return str(batch or "")
+        if batch is None:
+            raise ValueError(
+                "reference_batch_size needs the global batch, and the train loader has no batch_size: give it one, or "
+                "scale the LR in configure_optimizers"
+            )
+        ratio = batch.size / reference
+        self._scale = math.sqrt(ratio) if self.batch_scaling == "sqrt" else ratio
+        return f"{batch} (LRs × {self._scale:.4g} of those at {reference:,})"
+
+    def _found_an_lr(self) -> bool:
+        """Return whether an LR finder has set the LRs, which then are those of the present batch."""
+        found = None if self._finder is None else self._finder.optimal_lr
+        return found is not None and found.suggestion() is not None
+
+    def _scale_lrs(self, ratio: float) -> None:
+        for scheduler in self.schedulers:
+            if scheduler.key == "lr" and ratio != 1.0:
+                scheduler.scale(ratio)
+
+
+_NONE = Duration(value=0, unit="step")
