@@ -146,7 +146,7 @@ class ExactResume(ModelCheckpoint):
             self._best.load_state_dict(best)
             if self._best.name is not None:
                 self._set_best(self._best.value, self._files.checkpoint(self._best.name).name)
-        except (KeyError, TypeError, ValueError, OverflowError) as error:
+        except (LookupError, TypeError, ValueError, OverflowError) as error:
             raise CheckpointError(f"the state of ExactResume cannot be restored: {shown(best)}") from error
 
     @override

@@ -172,6 +172,10 @@ class SyntheticDataModule(TabularDataModule):
         if isinstance(n_samples, int) and isinstance(n_features, int) and n_samples * n_features > _MOST_VALUES:
             values = shown(n_samples * n_features)
             raise ValueError(f"n_samples * n_features must be at most {_MOST_VALUES:,}, got {values}")
+        # scikit-learn fails on tuples, infinity and nested lists without naming the argument
+        weights = _as_numbers_or_none("weights", weights, 0, 1)
+        shift = _as_numbers_or_none("shift", shift, -1e30, 1e30)
+        scale = _as_numbers_or_none("scale", scale, 0, 1e30)
         try:
             dataset = datasets.make_classification(
                 n_samples, n_features, n_informative=n_informative, n_redundant=n_redundant, n_repeated=n_repeated,
@@ -190,6 +194,15 @@ class _Rows(TensorDataset):
 
     def __getitems__(self, indices: list[int]) -> tuple[Tensor, ...]:
         return tuple(tensor[indices] for tensor in self.tensors)
+
+
+def _as_numbers_or_none(name: str, value: Any, low: float, high: float) -> Any:
+    """Return None, a number or a list of numbers as it was given, a tuple or an array as a list."""
+    value = [*value] if isinstance(value, tuple | np.ndarray) else value
+    numbers = value if isinstance(value, list) else [0 if value is None else value]
+    if not all(isinstance(number, int | float | np.number) and low <= number <= high for number in numbers):
+        raise ValueError(f"{name} must be a number or a list of numbers from {low} to {high}, got {shown(value)}")
+    return value
 
 
 def _as_features(features: Any) -> NDArray[Any]:

@@ -230,6 +230,6 @@ def _network_to_plain(network: nn.Module) -> dict[str, Any]:
 
 def _network_from_plain(data: dict[str, Any]) -> SimpleNN:
     if data.get("class_path") != public_path(SimpleNN):
-        holds = f"the checkpoint holds the weights of a {data.get('class_path')}, not how to build one"
+        holds = f"the checkpoint holds the weights of a {shown(data.get('class_path'))}, not how to build one"
         raise ValueError(f"network must be passed: {holds}; write load_from_checkpoint(path, network=…)")
     return SimpleNN(**data["init_args"])
