@@ -38,6 +38,7 @@ __all__ = ["preview"]
 
 _OWN_KEYS = ("lr", "warmup", "cooldown", "cooldown_schedule")  # a schedule of a file may have its own
 _RUN_KEYS = (*_OWN_KEYS, "steps", "epochs")
+_CURVE_KEYS = ("class_path", "init_args", "schedule")  # a schedule by class_path, or as a callback's argument
 _SUFFIXES = (".png", ".svg", ".csv")
 _MOST_MILESTONES = 12
 _MOST_CURVES = 50
@@ -51,8 +52,8 @@ Draw learning-rate schedules before anything is trained.
 
 An option after a schedule's name sets an argument of that schedule, if it has one of that name; every other option
 belongs to the run. The file holds a schedule (class_path, init_args), or any of lr, steps, epochs, warmup, cooldown,
-cooldown_schedule and schedules: {name: {class_path: …, init_args: …, lr: …, warmup: …, cooldown: …}}."""
-
+cooldown_schedule and schedules: {name: {class_path: …, init_args: …, lr: …, warmup: …, cooldown: …}}. It may also hold
+the schedule, warmup, cooldown, cooldown_schedule and groups of a LearningRateScheduler: every group has a curve."""
 
 _SWITCHES = {"--force", "--ascii", "--bound", "--help", "-h"}
 
@@ -134,8 +135,7 @@ def _parser() -> ArgumentParser:
 
 
 def _catalogue() -> str:
-    lines = [f"  {name}({', '.join(arguments(name))})" for name in names()]
-    return "schedules:\n" + "\n".join(lines)
+    return "\n".join(["schedules:", *(f"  {name}({', '.join(arguments(name))})" for name in names())])
 
 
 def _split(argv: Sequence[str]) -> tuple[list[str], dict[str, Any], list[tuple[str, dict[str, Any]]]]:
@@ -235,9 +235,11 @@ def _curves(
         for label, (entry, where) in entries.items():
             own: dict[str, Any] = {key: entry[key] for key in _OWN_KEYS if key in entry}
             plain = {key: value for key, value in entry.items() if key not in own}
-            curves[label] = _curve(build_schedule(plain, where), {**run, **own})
+            curves[label] = _curve(build_schedule(plain.get("schedule", plain), where), {**run, **own})
     for name, init_args in schedules:
-        inside = ", ".join(f"{key}={_in_label(value)}" for key, value in init_args.items())
+        inside = ", ".join(
+            f"{key}={value['class_path'] if isinstance(value, dict) else value}" for key, value in init_args.items()
+        )
         label = f"{name}({inside})"
         if label in curves:
             raise ValueError(f"{label} is given twice")
@@ -248,10 +250,6 @@ def _curves(
         if options[name] is not None:
             as_integer(name, options[name], least, most=1000)
     return curves
-
-
-def _in_label(value: Any) -> str:
-    return str(value["class_path"]) if isinstance(value, dict) else str(value)
 
 
 def _curve(schedule: Schedule, run: Mapping[str, Any]) -> _Curve:
@@ -282,8 +280,8 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, tuple[dict[str, Any], s
     content = read_yaml(path)
     if not isinstance(content, dict):
         raise ValueError(f"{path} must hold a mapping with the key schedules or class_path, got {shown(content)}")
-    alone = "class_path" in content
-    keys = ("class_path", "init_args") if alone else ("schedules",)
+    alone = not content.keys().isdisjoint((*_CURVE_KEYS, "groups"))
+    keys = (*_CURVE_KEYS, "groups") if alone else ("schedules",)
     check_keys(content, (*keys, *_RUN_KEYS), str(path))
     settings = {key: content[key] for key in _RUN_KEYS if key in content}
     entries = {None: {key: content[key] for key in keys if key in content}} if alone else content.get("schedules")
@@ -291,25 +289,40 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, tuple[dict[str, Any], s
         entries = dict(enumerate(entries))
     if not isinstance(entries, dict) or not entries:
         raise ValueError(f"{path}: schedules must hold at least one schedule, got {shown(entries)}")
-    if len(entries) > _MOST_CURVES:
-        raise ValueError(f"{path}: at most {_MOST_CURVES} schedules are drawn, got {len(entries):,}")
     labelled: dict[str, tuple[dict[str, Any], str]] = {}
-    for label, entry in entries.items():
-        entry = {"class_path": entry} if isinstance(entry, str) else entry
+    for label, given in entries.items():
         where = str(path) if alone else f"schedules.{label}"
-        if not isinstance(entry, dict):
-            raise ValueError(
-                f"{where}: a schedule is a name or has the keys class_path and init_args, got {shown(entry)}"
-            )
-        if not alone:
-            check_keys(entry, ("class_path", "init_args", *_OWN_KEYS), where)
-        labelled[label if isinstance(label, str) else _label(entry, labelled)] = entry, where
+        entry = _entry(given, where, "groups")
+        groups = entry.pop("groups", {})
+        if not isinstance(groups, dict):
+            raise ValueError(f"{where}: groups must hold curves by the names of groups, got {shown(groups)}")
+        label = label if isinstance(label, str) else _label(entry, labelled)
+        labelled[label] = entry, where
+        for pattern, of_group in groups.items():
+            own = _entry(of_group, place := f"{where}.groups.{pattern}")
+            has_curve = "class_path" in own or "schedule" in own
+            of_run = {key: value for key, value in entry.items() if key in _OWN_KEYS or not has_curve}
+            labelled[f"{pattern}" if alone else f"{label}/{pattern}"] = {**of_run, **own}, place
+    if len(labelled) > _MOST_CURVES:
+        raise ValueError(f"{path}: at most {_MOST_CURVES} schedules are drawn, got {len(labelled):,}")
     return settings, labelled
+
+
+def _entry(given: Any, where: str, *more: str) -> dict[str, Any]:
+    """Return a copy of what a file says about one curve, with known keys alone."""
+    entry = {"class_path": given} if isinstance(given, str) else given
+    if not isinstance(entry, dict):
+        raise ValueError(f"{where}: a schedule is a name or has the keys class_path and init_args, got {shown(entry)}")
+    check_keys(entry, (*_CURVE_KEYS, *_OWN_KEYS, *more), where)
+    if "schedule" in entry and "class_path" in entry:
+        raise ValueError(f"{where}: give the schedule as schedule or as class_path, not as both")
+    return {**entry}
 
 
 def _label(entry: dict[str, Any], taken: Mapping[str, Any]) -> str:
     """Return a label for a schedule in the file that has no name."""
-    name = str(entry.get("class_path")).rpartition(".")[2]
+    schedule = entry.get("schedule", entry)
+    name = str(schedule.get("class_path") if isinstance(schedule, dict) else schedule).rpartition(".")[2]
     return name if name not in taken else f"{name} ({len(taken) + 1})"
 
 

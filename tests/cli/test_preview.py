@@ -9,9 +9,11 @@ import pytest
 import torch
 import yaml
 
-from lit_cosine import Cosine, Restarts, ScheduleLR, Sequential, Step, schedules
+from lit_cosine import Cosine, LearningRateScheduler, Restarts, ScheduleLR, Sequential, Step, schedules
 from lit_cosine.cli.main import main
 from lit_cosine.schedules import PlannedFactor, arguments, build_schedule, names
+from tests.helpers.nets import Net, trainer
+from tests.helpers.witnesses import Used
 
 
 def refused(capsys, *argv):
@@ -148,6 +150,42 @@ def test_the_yaml_of_a_training_run_is_read_as_it_stands(capsys, tmp_path):
     assert lrs[1000] == [0.5]
 
 
+def test_each_group_has_the_curve_that_the_callback_plays(capsys, tmp_path):
+    """The callback's arguments as they stand in its YAML, against the LRs that it plans for such groups."""
+    arguments = {
+        "schedule": {"class_path": "lit_cosine.Cosine", "init_args": {"end": 0.1}},
+        "warmup": "10%",
+        "groups": {
+            "head": {"schedule": "Constant", "cooldown": "25%"},
+            "neck": {"class_path": "Linear", "init_args": {"end": 0.5}},
+            "backbone": {"warmup": "8step"},
+        },
+    }
+    path, out = tmp_path / "groups.yaml", tmp_path / "lr.csv"
+    path.write_text(yaml.safe_dump({"steps": 40, **arguments}, sort_keys=False))
+    assert main(["preview", "--config", str(path), "--output", str(out), "--output", str(tmp_path / "lr.png")]) == 0
+    labels = ["Cosine", "head", "neck", "backbone"]
+    assert [line.split() for line in capsys.readouterr().out.splitlines() if line[:3].strip() in {*"ABCD"}] == [
+        [letter, label] for letter, label in zip("ABCD", labels, strict=True)
+    ]
+    groups = [{"name": name, "params": [torch.nn.Parameter(torch.zeros(1))]} for name in ("rest", *labels[1:])]
+    used = Used()
+    scheduler = LearningRateScheduler(build_schedule(arguments.pop("schedule")), **arguments)
+    trainer(scheduler, used, max_steps=40).fit(Net(lambda optimizer, trainer: torch.optim.SGD(groups, lr=1.0)))
+    header, *rows = csv.reader(out.read_text().splitlines())
+    assert header == ["step", "progress", *labels]
+    assert [[float(cell) for cell in row[2:]] for row in rows[:-1]] == used.rows[0]
+
+
+def test_a_group_may_have_a_peak_of_its_own_and_takes_the_rest_from_its_schedule(capsys, tmp_path):
+    (tmp_path / "s.yaml").write_text(
+        "{steps: 40, lr: 0.1, schedules: {a: {schedule: Linear, lr: 0.5, groups: {head: {lr: 2.0}, b: Constant}}, "
+        "c: Step}}"
+    )
+    lrs, _ = table(capsys, "--config", str(tmp_path / "s.yaml"))
+    assert lrs[20] == [0.25, 1.0, 0.5, 0.01]
+
+
 def test_csv_has_every_step(capsys, tmp_path):
     path = tmp_path / "lr.csv"
     assert main(["preview", *["Cosine", "Step", "--lr", "0.1", "--steps", "50", "--output"], str(path)]) == 0
@@ -238,6 +276,12 @@ def test_what_is_refused(capsys, tmp_path, monkeypatch, argv, message):
         ("schedules: {a: {class_path: Cosine, init_args: 3}}", "schedules.a: init_args must hold the arguments"),
         ("schedules: {a: 3}", "schedules.a: a schedule is a name or has the keys"),
         ("schedules: []", "schedules must hold at least one schedule"),
+        ("schedule: Cosine\nclass_path: Cosine", "give the schedule as schedule or as class_path, not as both"),
+        ("groups: {head: Constant}", "class_path must name a schedule, got None"),
+        ("schedule: Cosine\ngroups: [head]", "groups must hold curves by the names of groups, got ['head']"),
+        ("schedule: Cosine\ngroups: {head: Constnt}", ".groups.head: unknown schedule 'Constnt'; did you mean Const"),
+        ("schedule: Cosine\ngroups: {head: {warmpu: 5%}}", ".groups.head: unknown key 'warmpu'; did you mean warmup?"),
+        ("schedule: Cosine\ngroups: {head: {cooldown: 0%}}", "cooldown must be at least one of 1,000 steps, got '0%'"),
         ("steps: many\nschedules: [Cosine]", "steps must be an integer >= 1, got 'many'"),
         ("warmup: 50\nschedules: [Cosine]", "warmup must name its unit, got 50"),
         ("schedules: [", "is not YAML, see line 1"),
