@@ -88,6 +88,7 @@ def _serve(folder: Path, host: str, port: int, page: str, open_browser: bool) ->
     from tensorboard.plugins.base_plugin import FrontendMetadata
     from tensorboard.plugins.custom_scalar.custom_scalars_plugin import CustomScalarsPlugin
 
+    from lit_cosine.cli._web_page import web_page
     from lit_cosine.dashboard import layout_of
 
     class Schedule(CustomScalarsPlugin):  # type: ignore[misc]
@@ -129,7 +130,7 @@ def _serve(folder: Path, host: str, port: int, page: str, open_browser: bool) ->
             return {**answer, "tag_to_events": {tag: _outline(points) for tag, points in curves.items()}}
 
     plugins = [Schedule if plugin is CustomScalarsPlugin else plugin for plugin in default.get_plugins()]
-    tensorboard = program.TensorBoard(plugins)
+    tensorboard = program.TensorBoard(plugins, assets_zip_provider=web_page)
     flags = [f"--logdir={folder}", f"--host={host}", f"--port={port}", f"--samples_per_plugin={_SAMPLES}"]
     tensorboard.configure(["tensorboard", *flags, "--reload_interval=2"])
     with redirect_stderr(io.StringIO()):  # TensorBoard writes advice on flags of its own command

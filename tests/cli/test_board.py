@@ -7,16 +7,19 @@ import socket
 import subprocess
 import sys
 import time
+import zipfile
 from contextlib import suppress
 from pathlib import Path
 from urllib.error import HTTPError
 
 import pytest
+import tensorboard
 from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.tensorboard import SummaryWriter
 
 from lit_cosine import ScheduleAudit
+from lit_cosine.cli._web_page import CHANGES, web_page
 from lit_cosine.cli.main import main
 from lit_cosine.dashboard import Dashboard
 from tests.helpers.boards import _COMMAND, served
@@ -266,3 +269,21 @@ def test_two_hundred_runs_are_served(tmp_path):
             seconds[f"a curve of run_{number}"] = time.monotonic() - asked
     print({what: round(taken, 2) for what, taken in seconds.items()})
     assert seconds["all runs"] < 120
+
+
+def test_tensorboard_has_every_text_that_is_changed_in_its_page():
+    with zipfile.ZipFile(Path(tensorboard.__file__).with_name("webfiles.zip")) as own:
+        script = own.read("index.js").decode()
+    for pattern, replacement in CHANGES:
+        assert re.search(pattern, script), pattern
+        assert re.sub(pattern, replacement, script) != script, pattern
+
+
+def test_a_browser_does_not_take_the_changed_page_for_tensorboards_own():
+    with (
+        zipfile.ZipFile(Path(tensorboard.__file__).with_name("webfiles.zip")) as own,
+        zipfile.ZipFile(web_page()) as made,
+    ):
+        assert own.namelist() == made.namelist()
+        own_number, number = (re.search(rb"_file_hash=(\w+)", page.read("index.html"))[1] for page in (own, made))
+    assert number != own_number

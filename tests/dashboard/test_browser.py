@@ -97,6 +97,46 @@ def test_the_schedule_dashboard_shows_the_lr_of_a_run_and_of_a_comparison(browse
     assert len({colour for colour, _ in drawn}) == 3
 
 
+@pytest.fixture(params=[(1280, 2), (1920, 3)], ids=["1280", "1920"])
+def window(browser, request):
+    """Yield a window's width, and how many charts should stand beside each other in it."""
+    before = browser.driver.get_window_size()
+    browser.driver.set_window_size(request.param[0], 1200)
+    yield request.param
+    browser.driver.set_window_size(before["width"], before["height"])
+
+
+def test_the_charts_use_the_window(browser, board, window):
+    width, columns = window
+    browser.show(board)
+    places = "return charts.map(chart => chart.getBoundingClientRect()).map(r => [r.left, r.right, r.top])"
+    placed = browser.soon(places, lambda found: len(found) == 6 and min(right for _, right, _ in found) > 0)
+    row = [(left, right) for left, right, top in placed if top == placed[0][2]]
+    assert len(row) == columns
+    assert sum(right - left for left, right in row) > 0.9 * (width - row[0][0])
+
+
+def test_planned_and_used_can_be_told_apart(browser, board):
+    browser.show(board)
+    shown = browser.soon(
+        "const drawn = charts.slice(0, 1).flatMap(lines), style = ['stroke-dasharray', 'stroke-width'];"
+        "return drawn.map(line => style.map(name => line.getAttribute(name)))",
+        lambda found: len(found) == 4,
+    )
+    # the run's planned curve, under its used one and those of the comparison
+    assert shown[0] == ["9 3", "6px"]
+    assert shown[1:] == [["none", "2px"]] * 3
+    markers = "return deep(charts[0].shadowRoot).filter(e => e.matches('.scatter-plot path')).length"
+    assert browser.soon(markers) == 4  # the last point of each curve
+
+
+def test_every_metric_is_in_the_window(browser, board, window):
+    browser.show(board, "hparams")
+    header = "return tagged('vaadin-grid-cell-content').filter(e => e.textContent.trim() === 'training time [s]')"
+    edges = browser.soon(f"{header}.map(e => e.getBoundingClientRect().right)", lambda found: found and found[0] > 0)
+    assert edges[0] <= window[0]
+
+
 def test_hparams_sorts_by_test_accuracy(browser, board):
     browser.show(board, "hparams")
     cells = "return tagged('vaadin-grid-cell-content').map(e => e.textContent.trim()).filter(t => t)"
