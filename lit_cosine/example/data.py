@@ -41,7 +41,8 @@ class TabularDataModule(SafeLoading, LightningDataModule):  # type: ignore[misc]
         test_size: Fraction of the rows that is held out, in (0, 1); half of it is for validation, half for the test.
         standardize: Whether to scale every feature to mean 0 and variance 1, measured on the training part only.
             ``LitClassifier`` saves both in its checkpoints and applies them to raw rows.
-        split_seed, seed: Seeds of the split, and of the order of the training rows, another one in each epoch; >= 0.
+        split_seed: Seed of the split into training, validation and test rows, >= 0.
+        seed: Seed of the order of the training rows, which is another one in each epoch, >= 0.
         num_workers: Processes that load batches, >= 0. For data in memory 0 is the fastest.
 
     Attributes:
@@ -147,13 +148,21 @@ class SyntheticDataModule(TabularDataModule):
     """Data of ``sklearn.datasets.make_classification``, by default the article's 1000 rows.
 
     Args:
-        n_samples, n_features: Numbers of rows and columns.
-        n_informative, n_redundant, n_repeated: Columns that decide the class, linear combinations of those, and copies.
-        n_classes, n_clusters_per_class: Their product must be at most 2**n_informative.
-        weights, flip_y: Share of each class, equal if None; fraction of labels that are drawn at random, in [0, 1].
-        class_sep, hypercube: Distance between classes; clusters are on a hypercube's corners, or a random polytope's.
-        shift, scale: Added to, and factor of, each feature: a number or one for each; random if None.
-        shuffle, random_state: Whether rows and columns are shuffled; seed of the data.
+        n_samples: Number of rows.
+        n_features: Number of columns.
+        n_informative: Columns that decide the class.
+        n_redundant: Columns that are linear combinations of those.
+        n_repeated: Columns that are copies of others.
+        n_classes: Number of classes.
+        n_clusters_per_class: Clusters of each class; ``n_classes * n_clusters_per_class`` is at most 2**n_informative.
+        weights: Share of each class; equal if None.
+        flip_y: Fraction of labels that are drawn at random, in [0, 1].
+        class_sep: Distance between the clusters, as a factor.
+        hypercube: Whether the clusters are on the corners of a hypercube, or on those of a random polytope.
+        shift: Added to each feature: a number, or one for each; random if None.
+        scale: Factor of each feature: a number, or one for each; random if None.
+        shuffle: Whether rows and columns are shuffled.
+        random_state: Seed of the data.
         loading: Arguments of ``TabularDataModule``, without ``dataset``.
 
     Raises:

@@ -31,7 +31,9 @@ class SimpleNN(nn.Module):
     """A perceptron with one hidden layer: fc2(relu(fc1(x))).
 
     Args:
-        in_features, hidden, classes: Number of features, width of the hidden layer, number of classes; each >= 1.
+        in_features: Number of features, >= 1.
+        hidden: Width of the hidden layer, >= 1.
+        classes: Number of classes, >= 1.
 
     Raises:
         TypeError: If a size is not an integer.
