@@ -25,7 +25,7 @@ CHANGES = (
     (r"(display: inline-block;\s+)width: 330px;", r"\1width: clamp(330px, 50% - 28px, 485px);"),
     # no markers
     (r'symbol-function="\[\[_createSymbolFunction\(\)\]\]"', ""),
-    (r"(_determineSymbol\(\w+,(\w+)\)){return [^}]*}", r'\1{return \2.startsWith("planned/")?"┅":"—"}'),
+    (r"(_determineSymbol\(\w+,(\w+)\)){return [^}]*}", r'\1{return \2.startsWith("planned/")?"┅":"-"}'),
     # a planned curve: wide, pale and dashed, so that it can be seen where the used one lies on it
     (
         r'\.attr\("stroke",(\(\w+,\w+,(\w+)\))=>this\.colorScale\.scale\(\2\.metadata\(\)\.name\)\)',
