@@ -167,7 +167,7 @@ def test_any_network_takes_simple_nns_place(tmp_path):
     model = LitClassifier(Deep(5), lr=0.1)
     run.fit(model, small_data())
     run.save_checkpoint(tmp_path / "model.ckpt")
-    with pytest.raises(ValueError, match=r"network must be passed: .* a tests.example.test_model.Deep, .*network=…"):
+    with pytest.raises(ValueError, match=r"network must be passed: .* a 'tests.example.test_model.Deep', .*network=…"):
         LitClassifier.load_from_checkpoint(tmp_path / "model.ckpt", weights_only=True)
     loaded = LitClassifier.load_from_checkpoint(tmp_path / "model.ckpt", network=Deep(5), weights_only=True)
     assert loaded.lr == 0.1
