@@ -179,7 +179,7 @@ class ArticleCLI(LightningCLI):
                 )
             listed_types = {type(callback) for callback in listed}
             monitors = [callback for callback in self._monitors() if type(callback) not in listed_types]
-            extra = [*self._audit(listed), *extra, *monitors]
+            extra = [*extra, EpochLine(), *self._audit(listed), *monitors]
             if config["enable_checkpointing"] is not False:
                 settings = dict(self.config_init["checkpoint"].items())
                 if config["limit_val_batches"] == 0:
@@ -216,7 +216,7 @@ class ArticleCLI(LightningCLI):
     def _monitors(self) -> list[Callback]:
         command = shlex.join(["lit-cosine", self._command, *self._arguments])
         dashboard = Dashboard(command, self.parser.dump(self.config, skip_none=False))
-        return [LearningRateLogger(loss_tag="train/loss_step"), dashboard, TrainingCurves(), EpochLine()]
+        return [LearningRateLogger(loss_tag="train/loss_step"), dashboard, TrainingCurves()]
 
 
 class _SaveConfig(SaveConfigCallback):

@@ -45,7 +45,7 @@ class EpochLine(Callback):
     def _print(self, trainer: Any) -> None:
         if self._epoch is None:
             return
-        parts = [f"Epoch {self._epoch + 1}" + (f"/{trainer.max_epochs}" if trainer.max_epochs > 0 else "")]
+        parts = [_epoch(self._epoch, trainer)]
         if self.monitor in trainer.callback_metrics:
             parts.append(f"Loss: {float(trainer.callback_metrics[self.monitor]):.4f}")
         if trainer.optimizers:
@@ -75,6 +75,10 @@ class SteadyProgressBar(RichProgressBar):
             shown["lr"] = f"{float(trainer.optimizers[0].param_groups[0]['lr']):.4g}"
         return shown
 
+    def _get_train_description(self, current_epoch: int) -> str:
+        """Return the epoch as EpochLine writes it: Lightning's bar counts from 0, and has no word for "no limit"."""
+        return f"{_epoch(current_epoch, self.trainer):{len(self.validation_description)}}"
+
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Move the bar, if it is time or the epoch's last batch."""
         now = time.monotonic()
@@ -82,3 +86,11 @@ class SteadyProgressBar(RichProgressBar):
             self._moved = now
             self._loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
             super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        """Finish the bar: what other callbacks log at the end would stand in its line."""
+        self.teardown(trainer, pl_module, "fit")
+
+
+def _epoch(epoch: int, trainer: Any) -> str:
+    return f"Epoch {epoch + 1}" + (f"/{trainer.max_epochs}" if trainer.max_epochs > 0 else "")

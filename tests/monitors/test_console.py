@@ -64,6 +64,8 @@ def test_a_terminal_gets_a_bar_with_loss_and_lr_and_a_pipe_none(tmp_path, monkey
     assert "13/13" in bar
     assert re.search(r"loss:\s+0\.\d{4}", bar)
     assert re.search(r"lr:\s+0\.01", bar)
+    assert {*re.findall(r"Epoch \d/-?\d", bar)} == {"Epoch 1/2", "Epoch 2/2"}  # as the lines above the bar count
+    assert "13/13" not in bar[bar.rindex("Epoch 2/2, Loss") :]  # the bar is finished before the last lines
 
 
 @pytest.mark.parametrize("listed", ["[{}]", "{}"])
