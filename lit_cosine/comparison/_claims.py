@@ -119,14 +119,12 @@ class Claim:
         measure: Returns both quantities (splits,).
         needs: The contestants whose best LRs must be inside their grids.
         unit: Of the quantities.
-        article: Whether it is the article's claim.
     """
 
     claim: str
     measure: Callable[[Evidence], _Quantities]
     needs: tuple[str, ...]
     unit: str = "nats"
-    article: bool = False
 
 
 def judge(evidence: Mapping[str, Evidence]) -> list[ClaimVerdict]:
@@ -259,34 +257,29 @@ CLAIMS: tuple[Claim, ...] = (
             partial(_steps_to, other=other),
             ("cosine", other),
             "steps",
-            True,
         )
         for other in ("constant", "step")
     ),
     *(
-        Claim(f"Cosine generalises better than {other}", _losses("cosine", other), ("cosine", other), article=True)
+        Claim(f"Cosine generalises better than {other}", _losses("cosine", other), ("cosine", other))
         for other in ("constant", "step")
     ),
-    Claim("Cosine is steadier than step: its loss climbs less", _climbs, ("cosine", "step"), article=True),
-    Claim("Annealing late helps", _losses("late cosine", "constant"), ("late cosine", "constant"), article=True),
-    Claim(f"The initial LR {_CARE}: half or double the best", _initial_lr, ("cosine",), "%", True),
+    Claim("Cosine is steadier than step: its loss climbs less", _climbs, ("cosine", "step")),
+    Claim("Annealing late helps", _losses("late cosine", "constant"), ("late cosine", "constant")),
+    Claim(f"The initial LR {_CARE}: half or double the best", _initial_lr, ("cosine",), "%"),
     Claim(
         f"The minimum LR {_CARE}: 0 or 10 %",
         lambda given: _chosen(given.field["cosine"], given.field["cosine to 10 %"]),
         ("cosine", "cosine to 10 %"),
         "%",
-        True,
     ),
     Claim(
         f"The number of epochs {_CARE}: all or half",
         lambda given: _chosen(given.field["cosine"], given.field[HALF]),
         ("cosine", HALF),
         "%",
-        True,
     ),
-    Claim(
-        "Plain SGD under a cosine takes larger steps where the surface is flat", _flat_surface, ("SGD",), "nats", True
-    ),
+    Claim("Plain SGD under a cosine takes larger steps where the surface is flat", _flat_surface, ("SGD",), "nats"),
     *(
         Claim(f"{first[0].upper()}{first[1:]} ends below {second}", _losses(first, second), (first, second))
         for first, second in (
