@@ -44,6 +44,9 @@ class Curve:
         if isinstance(self.scheduler, torch_schedulers.CosineAnnealingWarmRestarts):
             restarted = self.scheduler.T_cur != self.before
             return None if restarted or self.made >= self.scheduler.T_i - self.before else float(self.scheduler.T_i)
+        if isinstance(self.scheduler, torch_schedulers.CyclicLR):  # up to its first peak, where the run ends before it
+            rise = self.scheduler.total_size * self.scheduler.step_ratio
+            return rise if self.reached < rise else None
         return horizon(self.scheduler)
 
     @cached_property

@@ -22,6 +22,8 @@ from lit_cosine.training import ScheduleLR, TrainerLR
 
 __all__ = ["END_RULES", "STEPPING_RULES", "horizon_findings", "idle_start"]
 
+_RISING = (torch_schedulers.LinearLR, torch_schedulers.ConstantLR, torch_schedulers.CyclicLR)
+
 
 def horizon_findings(scheduled: Scheduled, situation: Situation) -> list[Finding]:
     """Return what is wrong with the horizon as a number, whether the LR can be planned or not."""
@@ -172,7 +174,7 @@ def _ends_early(curve: Curve) -> Iterator[Finding]:
         return
     severity: Severity = "error" if milestones else curve.certain
     rises = (milestones and reached < milestones[0]) or (end is not None and end.kind == "peaks")
-    rises = rises or isinstance(curve.scheduler, (torch_schedulers.LinearLR, torch_schedulers.ConstantLR))
+    rises = rises or isinstance(curve.scheduler, _RISING)
     if rises and curve.last > curve.first:
         until = milestones[0] if milestones else length
         yield Finding(

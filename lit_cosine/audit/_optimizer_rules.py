@@ -154,6 +154,17 @@ def _not_covered(situation: Situation) -> Iterator[Finding]:
         )
 
 
+def _idle(situation: Situation) -> Iterator[Finding]:
+    """Yield that an optimizer has an LR of 0, and no scheduler that could raise it."""
+    if not situation.scheduled and situation.trace.updates_below(0.0) == situation.trace.updates > 0:
+        yield Finding(
+            "bad-value",
+            f"{situation.label} has the LR 0 and no scheduler: its {situation.trace.updates:,} updates change nothing",
+            "give the optimizer an LR above 0, unless the module sets it while it trains",
+            "hint",
+        )
+
+
 def never_stepped(situation: Situation, batches: int) -> list[Finding]:
     """Return a finding for every scheduler that manual optimization did not step in the first ``batches`` batches."""
     return [
@@ -211,4 +222,4 @@ def _moves(trace: Trace, groups: range) -> bool:
     return any(trace.changes(group) for group in groups)
 
 
-RULES = (_conflicts, _floors, _not_covered)
+RULES = (_conflicts, _floors, _not_covered, _idle)
