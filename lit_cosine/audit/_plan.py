@@ -78,7 +78,7 @@ def plan_line(situations: Sequence[Situation]) -> str:
 def _of_groups(situation: Situation) -> str:
     """Return the plan of one optimizer as one phrase, however many groups it has."""
     planned = planned_lrs(situation)
-    of = f" ({', '.join(one.name for one in situation.scheduled) or 'no scheduler'})"
+    of = f" ({', '.join(part for one in situation.scheduled for part in one.in_words) or 'no scheduler'})"
     if planned[0].depends:
         return f"{planned[0].name} {planned[0].first:.4g}, then depends on {planned[0].depends}{of}"
     if len(planned) > 4:

@@ -62,6 +62,12 @@ class Scheduled:
         own = isinstance(self.scheduler, ScheduleLR)
         return str(self.scheduler.schedule) if own else type(self.scheduler).__name__
 
+    @property
+    def in_words(self) -> list[str]:
+        """The name, and the curves that some groups have of their own."""
+        own = self.scheduler.group_schedules if isinstance(self.scheduler, TrainerLR) else {}
+        return [self.name, *(f"{pattern} {schedule}" for pattern, schedule in own.items())]
+
 
 @dataclass
 class Situation:

@@ -169,6 +169,11 @@ class TrainerLR(ScheduleLR):
             own_warmup=parts[0] is not None,
         )
 
+    @property
+    def group_schedules(self) -> dict[str, Schedule]:
+        """The curves that some groups have of their own, by the pattern of their names."""
+        return {pattern: curve.schedule for pattern, curve in self._curves_of_groups.items()}
+
     @override
     def step(self, epoch: int | None = None) -> None:
         """Move on with the Trainer: by one step or epoch, to the batch it is at, or to the time that has passed."""

@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from lit_cosine.cli.main import main
+from tests.helpers.nets import factor
 
 PROJECT = """
 import torch
@@ -24,6 +25,12 @@ class Model(BoringModel):
         sgd = torch.optim.SGD(self.parameters(), lr=0.1)
         scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(sgd, self.steps)
         return {"optimizer": sgd, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+class Groups(Model):
+    def configure_optimizers(self):
+        named = {"backbone": self.layer.weight, "head": self.layer.bias}
+        return torch.optim.SGD([{"name": name, "params": [one]} for name, one in named.items()], lr=0.1)
 """
 CONFIG = {
     "seed_everything": 1,
@@ -67,6 +74,30 @@ def test_a_wrong_run_is_reported_with_status_1_and_nothing_is_written(project, c
     assert "planned updates" not in out
     assert "0.05 " in out  # the axis of the chart
     assert files(project) == before
+
+
+def test_the_curve_of_each_group_of_a_yaml_is_planned(project, capsys):
+    groups = {"head": {"schedule": "Constant", "cooldown": "25%"}, "backbone": {"warmup": "4step"}}
+    ours = {"schedule": {"class_path": "lit_cosine.Cosine", "init_args": {"end": 0.1}}, "groups": groups}
+    callbacks = [{"class_path": "lit_cosine.LearningRateScheduler", "init_args": ours}]
+    config = {
+        "model": {"class_path": "audited_project.Groups"},
+        "trainer": {**CONFIG["trainer"], "callbacks": callbacks},
+    }
+    (project / "groups.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+    assert main(["audit", "--config", "groups.yaml", "--output", "plan.json"]) == 0
+    # 1 - sqrt of the 5 last of 20 updates, and an update of a warmup of 4
+    assert [
+        (plan["name"], plan["first"], plan["last"]) for plan in json.loads((project / "plan.json").read_text())["plan"]
+    ] == [
+        ("lr-SGD/backbone", pytest.approx(0.1 / 5, rel=1e-12), pytest.approx(0.1 * factor(19, 20, 4), rel=1e-12)),
+        ("lr-SGD/head", 0.1, pytest.approx(0.1 * (1 - 0.8**0.5), rel=1e-12)),
+    ]
+    assert "(cosine 1 -> 0.1, head constant 1 -> 1, backbone cosine 1 -> 0.1)" in capsys.readouterr().out
+    groups["haed"] = groups.pop("head")
+    (project / "groups.yaml").write_text(yaml.safe_dump(config))
+    assert main(["audit", "--config", "groups.yaml"]) == 2
+    assert "groups: 'haed' names no param group; the groups are backbone, head" in capsys.readouterr().err
 
 
 def test_a_right_run_has_status_0_and_its_plan_is_written(project, capsys):
