@@ -53,7 +53,7 @@ def as_own_curves(groups: Any) -> dict[str, OwnCurve]:
         if "lr" in given:
             raise ValueError(f"{where}: the curve of the LR is its schedule: write schedule, got lr")
         keys = ["schedule", *(key for key in given if key not in _KEYS)]
-        curves = {key: _schedule(f"{where}.{key}", given[key]) for key in keys if key in given}
+        curves = {key: _schedule(f"{where}.{key}", given[key], key) for key in keys if key in given}
         schedules = {"lr" if key == "schedule" else key: curve for key, curve in curves.items()}
         lengths = {key: Duration.parse(given[key], f"{where}.{key}") for key in ("warmup", "cooldown") if key in given}
         cooldown = given.get("cooldown_schedule")
@@ -84,7 +84,7 @@ def check_keys_of(
     for key in schedules:
         having = [one for one in optimizers if has_entry(one, key)]
         for optimizer in having or optimizers:
-            check_key(optimizer, key)
+            check_key(optimizer, key, _KEYS if any(key in own.schedules for own in groups.values()) else ())
         values = _values(optimizers, key)
         if key in ("beta1", "beta2"):
             curves = [schedules[key], *(own.schedules[key] for own in groups.values() if key in own.schedules)]
@@ -120,5 +120,10 @@ def _names(optimizers: Sequence[Optimizer]) -> list[tuple[str, ...]]:
     ]
 
 
-def _schedule(where: str, given: Any) -> Schedule:
-    return as_schedule(where, {"class_path": given} if isinstance(given, str) else given, imports=True)
+def _schedule(where: str, given: Any, key: str = "schedule") -> Schedule:
+    try:
+        return as_schedule(where, {"class_path": given} if isinstance(given, str) else given, imports=True)
+    except (TypeError, ValueError) as error:  # a misspelt key ends up here too
+        if key in _KEYS:
+            raise
+        raise type(error)(f"{error}; keys that are no schedules: warmup and cooldown") from None

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from lit_cosine._compat import last_written_lrs, tensor_version
+from lit_cosine.schedules import with_hint
 
 __all__ = [
     "IdleScheduler",
@@ -48,16 +49,21 @@ def has_entry(optimizer: Optimizer, key: str) -> bool:
     return any(read_entry(group, key) is not None for group in optimizer.param_groups)
 
 
-def check_key(optimizer: Optimizer, key: str) -> None:
-    """Refuse an entry of the param groups that none of them has, or that is no number."""
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Real | Tensor) and not isinstance(value, bool)
+
+
+def check_key(optimizer: Optimizer, key: str, others: Sequence[str] = ()) -> None:
+    """Refuse an entry of the param groups that none of them has, or that is no number.
+
+    ``others`` are what the key may have been meant to be, besides an entry.
+    """
     values = [read_entry(group, key) for group in optimizer.param_groups]
-    wrong = [one for one in values if one is not None and (isinstance(one, bool) or not isinstance(one, Real | Tensor))]
-    if wrong or all(value is None for value in values):
-        known = ", ".join(name for name in optimizer.param_groups[0] if name != "params")
-        raise ValueError(
-            f"{key} is not a number in the param groups of {type(optimizer).__name__}, so it cannot be scheduled; "
-            f"they have {known}"
-        )
+    if not all(value is None or _is_number(value) for value in values) or all(value is None for value in values):
+        group = optimizer.param_groups[0]
+        known = [name for name in (*group, *_BETAS) if name != "params" and _is_number(read_entry(group, name))]
+        problem = f"{key} is not a number in the param groups of {type(optimizer).__name__}, so it cannot be scheduled"
+        raise ValueError(with_hint(problem, key, (*known, *others)))
 
 
 def own_names(optimizer: Optimizer) -> list[str | None]:

@@ -40,6 +40,7 @@ from lit_cosine import (
     Sequential,
     Step,
     lr_scheduler_config,
+    one_cycle,
 )
 from tests.helpers.nets import COSINE, Gan, Net, Transfer, curve, factor, finetuning, fit, rows, trainer, with_cosine
 
@@ -51,6 +52,25 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*this fit will run with no optimizer:UserWarning"),
     pytest.mark.filterwarnings("ignore:Using ModelCheckpoint with manual optimization:UserWarning"),
 ]
+
+
+@pytest.mark.parametrize(
+    ("schedule", "doubt"),
+    [
+        (
+            Cosine(end=1e-5),
+            "; end=1e-05 is a factor: the floor is 1e-06; for an absolute floor of 1e-05 write end=0.0001",
+        ),
+        (Linear(end=2.0), "; the factor rises to 2, above the peak LR"),
+        (one_cycle(), ""),  # its end, torch's default, is meant
+    ],
+)
+def test_the_plan_line_doubts_a_factor_that_looks_like_an_lr(
+    schedule: Schedule, doubt: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    fit(Net(), LearningRateScheduler(schedule), max_epochs=1)
+    (line,) = [line for line in caplog.messages if " over 8 steps" in line]
+    assert line.partition("lr-SGD peak 0.1")[2] == doubt
 
 
 @pytest.mark.parametrize(

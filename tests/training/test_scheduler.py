@@ -676,7 +676,7 @@ def test_numpys_numbers_are_learning_rates() -> None:
 
 @pytest.mark.parametrize("key", ["nope", "nesterov", "betas"])
 def test_an_entry_that_is_no_number_is_refused(make: Make, key: str) -> None:
-    with pytest.raises(ValueError, match=rf"^{key} is not a number in the param groups of SGD, .*; they have lr, mom"):
+    with pytest.raises(ValueError, match=rf"^{key} is not a number in the param groups of SGD, .*; known are lr, mom"):
         ScheduleLR(make(0.1), Cosine(), 10, key=key)
 
 
