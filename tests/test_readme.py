@@ -46,7 +46,7 @@ def blocks(language, *pages):
 def commands(start):
     """Return the arguments of every ``lit-cosine`` command that begins with ``start``, in their order."""
     lines = [line for block in blocks("sh") for line in block.splitlines() if line.startswith(f"lit-cosine {start}")]
-    return [shlex.split(line)[1:] for line in lines]
+    return [shlex.split(line, comments=True)[1:] for line in lines]
 
 
 def printed(capsys, *arguments):
@@ -105,8 +105,25 @@ def test_the_yaml_of_a_callback_is_read(tmp_path):
     assert {*read.groups} == {"backbone", "head"}
 
 
+def test_the_yaml_of_the_whole_project_is_the_projects():
+    (block,) = [block for block in blocks("yaml", "groups") if block.startswith("callbacks:")]
+    project = yaml.safe_load((ROOT / "examples/vision_transformer/run.yaml").read_text(encoding="utf-8"))
+    assert [one for one in yaml.safe_load(block)["callbacks"] if one not in project["trainer"]["callbacks"]] == []
+
+
+@pytest.mark.filterwarnings("ignore:'set_vital' is deprecated:UserWarning")
+def test_the_change_of_a_shuffled_loader():
+    pytest.importorskip("torchdata", reason="needs torchdata")
+    (block,) = blocks("diff")
+    for sign in "-+":
+        names = {"rows": range(64)}
+        exec("\n".join(line[1:] for line in block.splitlines() if line[0] == sign), names)
+        assert sorted(row for batch in names["loader"] for row in batch.tolist()) == [*range(64)]
+        assert hasattr(names["loader"], "state_dict") == (sign == "+")
+
+
 def test_every_command_is_tried_here():
-    tried = [commands(name) for name in ("train", "test", "predict", "compare", "preview")]
+    tried = [commands(name) for name in ("train", "test", "predict", "audit", "compare", "preview")]
     every = [line for block in blocks("sh") for line in block.splitlines() if not line.startswith("pip install ")]
     assert sum(map(len, tried)) == len(every) > 8
 
@@ -136,12 +153,30 @@ def test_the_trainings_commands(tmp_path, monkeypatch, capsys):
     sys.modules.pop("my_module")
 
 
+@pytest.mark.filterwarnings("ignore:The number of training batches|Be aware that when using `ckpt_path`:UserWarning")
+def test_the_audits(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    model, data = "{class_path: lit_cosine.LitClassifier}", "{class_path: lit_cosine.SyntheticDataModule}"
+    Path("their.yaml").write_text(f"model: {model}\ndata: {data}\ntrainer: {{max_epochs: 2}}\n")
+    printed(capsys, "train", "--trainer.max_epochs", "2")
+    unfinished = Path("runs/run_1/checkpoints/epoch=0-step=13.ckpt")
+    Path("last.ckpt").write_bytes(unfinished.read_bytes())
+    for arguments in commands("audit"):
+        assert "updates" in printed(capsys, *arguments)
+    assert Path("plan.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_the_previews(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     one, several = commands("preview")
     assert [line.rstrip() for line in printed(capsys, *one).splitlines()] == shown("    0.01 │")
     printed(capsys, *several)
     assert Path("preview.png").read_bytes().startswith(b"\x89PNG")
+    (block,) = blocks("yaml", "command-line")
+    Path("groups.yaml").write_text(block)
+    drawn = printed(capsys, "preview", "--config", "groups.yaml")
+    assert "head" in drawn
+    assert "backbone" in drawn
 
 
 @pytest.mark.slow

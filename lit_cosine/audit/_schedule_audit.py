@@ -263,7 +263,8 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         return ""
     lines = ["".join(f"<th>{escape(cell)}</th>" for cell in head)]
     lines += ["".join(f"<td>{escape(cell)}</td>" for cell in row) for row in rows]
-    return "<table>" + "".join(f"<tr>{line}</tr>" for line in lines) + "</table>"
+    rows = "".join(f"<tr>{line}</tr>" for line in lines)
+    return f'<div style="overflow-x: auto"><table>{rows}</table></div>'
 
 
 @rank_zero_only
