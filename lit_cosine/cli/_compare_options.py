@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from jsonargparse import ArgumentParser, Namespace
 
-from lit_cosine._checks import as_integer, shown
+from lit_cosine._checks import as_integer, as_number, shown
 from lit_cosine.cli import _parser
 from lit_cosine.cli._parser import with_underscores
 from lit_cosine.cli._yaml import read_yaml
@@ -77,13 +77,17 @@ _NAMES = DATA + tuple(TASKS)
 _OF_ANY = ("constant", "linear", "cosine", "warmup-stable-decay")
 """The schedules that are compared by default on a module of the user's own."""
 
-MODULE_OPTIONS = {"metric", "mode", "lr_scales", "split_arg", "cpus", "gpus", "retry_failed"}
+MODULE_OPTIONS = {"metric", "mode", "lr_scales", "split_arg", "cpus", "gpus", "retry_failed", "fraction"}
 """The options of a comparison on a module of the user's own."""
 
 OF_BOTH = {
-    *("schedules", "baseline", "lrs", "seeds", "splits", "engine", "workers", "timeout", "address", "folder", "help"),
+    *("schedules", "baseline", "lrs", "seeds", "max_epochs", "splits", "engine", "workers", "timeout", "address"),
+    *("folder", "help"),
 }
 """Those that the stacked networks have too."""
+
+_OF_LIGHTNING_CLI = ("seed_everything", "trainer", "model", "data", "optimizer", "lr_scheduler")
+_OF_FIT = ("ckpt_path", "weights_only")  # its config.yaml has them
 
 _CLAIMS_FILES = {"claims.json", *SECONDS}
 
@@ -170,9 +174,52 @@ def _check_module(options: Namespace, given: set[str]) -> None:
     )
     check_baseline(options.baseline, options.schedules)
     options.seeds = len(check_seeds(options.seeds if "seeds" in given else 3))
-    options.config = read_yaml(Path(options.config))
+    options.config = _read_configuration(options.config)
+    epochs = options.max_epochs if "max_epochs" in given else None
+    options.shortened = _shorten(options.config, epochs, options.fraction)
     options.folder = Path(options.folder or Path("runs", "compare_module"))
     _check_folder(options.folder, claims=False)
+
+
+def _read_configuration(path: str | Path) -> dict[str, Any]:
+    """Return the configuration of a LightningCLI, or of its ``fit``, without what only ``fit`` has."""
+    content = read_yaml(path)
+    content = content["fit"] if isinstance(content, dict) and isinstance(content.get("fit"), dict) else content
+    if not isinstance(content, dict) or "model" not in content:
+        raise ValueError(f"--config must be a LightningCLI configuration with the class of the model; {path} has none")
+    if wrong := sorted(map(str, content.keys() - {*_OF_LIGHTNING_CLI, *_OF_FIT})):
+        raise ValueError(f"--config must be a LightningCLI configuration; {path} has {wrong[0]!r}, of another command")
+    model = content["model"]
+    if not isinstance(model, str) and not (isinstance(model, dict) and "class_path" in model):
+        raise ValueError(
+            f"--config must name the class of the model; in {path} write model: {{class_path: my_project.Model, "
+            "init_args: ...}"
+        )
+    return {name: value for name, value in content.items() if name in _OF_LIGHTNING_CLI}
+
+
+def _shorten(config: dict[str, Any], max_epochs: int | None, fraction: float | None) -> str:
+    """Make the run of a configuration shorter, and return a sentence about it."""
+    trainer = config["trainer"] = dict(config.get("trainer") or {})
+    if max_epochs is not None and fraction is not None:
+        raise ValueError("--max_epochs and --fraction exclude each other")
+    length = "max_steps" if (trainer.get("max_steps") or -1) > 0 else "max_epochs"
+    whole = trainer.get(length)
+    if max_epochs is not None:
+        trainer["max_epochs"] = as_integer("max_epochs", max_epochs, least=1)
+        shorter = not isinstance(whole, int) or length == "max_steps" or max_epochs < whole
+        return f"Trained for {max_epochs} epochs" if shorter else ""
+    if fraction is None:
+        return ""
+    if not 0.0 < as_number("fraction", fraction) <= 1.0:
+        raise ValueError(f"fraction must be in (0, 1], got {fraction}")
+    if not isinstance(whole, int) or whole < 1:
+        raise ValueError("--fraction needs trainer.max_epochs or trainer.max_steps in the configuration")
+    if round(whole * fraction) < 1:
+        raise ValueError(f"fraction must leave an epoch of the {whole}, got {fraction}; give trainer.max_steps")
+    trainer[length] = round(whole * fraction)
+    of = f"{trainer[length]} of {whole} {length.removeprefix('max_')}"
+    return f"Trained for {of}" if fraction < 1.0 else ""
 
 
 def _check(options: Namespace, given: set[str]) -> None:
@@ -228,7 +275,7 @@ def _compare_parser() -> ArgumentParser:
     add("--baseline", help="The schedule that the others are compared to; the first by default.")
     add("--lrs", type=float, nargs="+", help="The peak LRs; 0.0003 to 0.3 by default, auto with --config.")
     add("--seeds", type=int, default=32, help="The number of seeds; 3 by default with --config.")
-    add("--max_epochs", type=int, default=10, help="The epochs of each training.")
+    add("--max_epochs", type=int, default=10, help="The epochs of each training; the configuration's with --config.")
     add("--batch_size", type=int, help="The rows per step; those of the data set by default.")
     add("--optimizer", type=Literal[OPTIMIZERS], default="adam", help="The optimizer.")
     add("--weight_decay", type=float, default=0.0, help="The optimizer's weight decay.")
@@ -241,6 +288,7 @@ def _compare_parser() -> ArgumentParser:
     add("--address", help="host:port of a Ray cluster; a local one is started by default.")
     add("--config", help="A LightningCLI configuration: compare on its module, with the options below.")
     add("--metric", help="The logged metric that counts, such as val/loss.")
+    add("--fraction", type=float, help="Train for this share of the configuration's epochs, or steps.")
     add("--mode", type=Literal["min", "max"], default="min", help="Whether less or more of it is better.")
     add("--lr_scales", type=float, nargs="+", help="Multiples of the module's own LR, in place of --lrs.")
     add("--split_arg", default="data.init_args.split_seed", help="The key of the split's seed in the configuration.")

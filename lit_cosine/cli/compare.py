@@ -27,6 +27,8 @@ from lit_cosine.cli._shell import STOPPED, Stopped
 from lit_cosine.comparison import (
     SECONDS,
     Comparison,
+    NoAnswer,
+    OnProgress,
     compare,
     compare_networks,
     gather,
@@ -55,12 +57,7 @@ DATA: dict[str, Callable[[], TabularDataModule]] = {
 }
 """The data sets by name: the article's, one with label noise and more features, and real ones."""
 
-_COLUMNS = (
-    *(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("trainings,")),
-    *(TimeElapsedColumn(), TextColumn("elapsed,"), TimeRemainingColumn(), TextColumn("remaining")),
-)
-
-
+_COUNTS = "trainings, {task.fields[running]} running, {task.fields[failed]} failed,"
 _KEPT = "finished trainings are kept, and the same command continues from there"
 
 
@@ -99,7 +96,7 @@ def _refusals(begun: Callable[[], bool] = lambda: False) -> Iterator[None]:
     try:
         yield
     except (ValueError, TypeError) as error:
-        if begun():
+        if begun() and not isinstance(error, NoAnswer):
             raise
         hint = "; --config trains any LightningModule" if isinstance(error, NotStackable) else ""
         raise ArgumentError(None, f"{error}{hint}") from None
@@ -149,17 +146,13 @@ def _compare(options: Namespace, console: Console) -> None:
 
 def _compare_module(options: Namespace, console: Console) -> None:
     """Compare on the module of a LightningCLI configuration."""
-    names = {"config", *MODULE_OPTIONS, *OF_BOTH} - {"folder", "help"}
+    names = {"config", *MODULE_OPTIONS, *OF_BOTH} - {"folder", "fraction", "help", "max_epochs"}
     arguments = {name: getattr(options, name) for name in sorted(names)}
-    bar = Progress(*_COLUMNS, console=Console(stderr=True), auto_refresh=False)
-    task = bar.add_task("trainings")
-
-    def show(done: int, total: int) -> None:
-        bar.update(task, completed=done, total=total, refresh=True)
-
-    with _refusals(), quiet(), bar:
+    with quiet(), _bar("trainings", refresh=True) as (show, begun), _refusals(begun):
         found = compare(None, None, folder=options.folder / "trainings", on_progress=show, **arguments)
     console.print(repr(found), markup=False, highlight=False, soft_wrap=True)
+    if options.shortened:
+        console.print(f"{options.shortened}: the peak LR of a short run is too high for a long one", soft_wrap=True)
     paths = write(found, options.folder)
     console.print(f"Written to {options.folder}: {', '.join(path.name for path in paths.values())}", soft_wrap=True)
 
@@ -202,25 +195,48 @@ def _watched(
     begun: Callable[[], None] | None = None,
     **options: Any,
 ) -> Comparison:
-    """Compare under a progress bar on stderr, with the number of trainings done and the remaining time.
+    """Compare under a progress bar.
 
     ``begun`` is called once, when the folder exists.
     """
-    # no refresh thread: processes are forked while the bar is shown
-    bar = Progress(*_COLUMNS, console=Console(stderr=True), auto_refresh=False)
-    task = bar.add_task(what)
+    with _bar(what, refresh=False) as (show, bar_begun), _refusals(bar_begun):
 
-    def show(done: int, total: int) -> None:
-        nonlocal begun
-        if begun is not None:
-            begun()
-            begun = None
+        def show_all(*counts: int) -> None:
+            if begun is not None and not bar_begun():
+                begun()
+            show(*counts)
+
+        return compare_networks(network, data, schedules, on_progress=show_all, **options)
+
+
+@contextmanager
+def _bar(what: str, refresh: bool) -> Iterator[tuple[OnProgress, Callable[[], bool]]]:
+    """Yield a function that shows a progress bar on stderr, and one that tells whether it has been called.
+
+    Args:
+        what: The trainings.
+        refresh: Whether a thread moves the clock of the bar on, which processes that are forked meanwhile do not bear.
+    """
+    console = Console(stderr=True)
+    ends = (MofNCompleteColumn(), TextColumn(_COUNTS), TimeElapsedColumn(), TextColumn("elapsed,"))
+    begins = (TextColumn("{task.description}"), BarColumn(20)) if console.width >= 110 else ()
+    bar = Progress(
+        *begins,
+        *ends,
+        TimeRemainingColumn(),
+        TextColumn("remaining"),
+        console=console,
+        auto_refresh=refresh,
+        refresh_per_second=2,
+    )
+    task = bar.add_task(what, running=0, failed=0)
+
+    def show(done: int, total: int, running: int, failed: int) -> None:
         bar.start()
-        bar.update(task, completed=done, total=total, refresh=True)
+        bar.update(task, completed=done, total=total, running=running, failed=failed, refresh=True)
 
     try:
-        with _refusals(begun=lambda: bar.live.is_started):
-            return compare_networks(network, data, schedules, on_progress=show, **options)
+        yield show, lambda: bar.live.is_started
     finally:
         if bar.live.is_started:  # False if the arguments were refused
             bar.stop()

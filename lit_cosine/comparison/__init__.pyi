@@ -7,6 +7,7 @@ from ._arguments import check_optimizer as check_optimizer
 from ._arguments import check_schedules as check_schedules
 from ._arguments import check_seeds as check_seeds
 from ._claims import judge as judge
+from ._compare import NoAnswer as NoAnswer
 from ._compare import compare as compare
 from ._evidence import CONTESTANTS as CONTESTANTS
 from ._evidence import gather as gather
@@ -17,3 +18,4 @@ from ._report import table as table
 from ._report import verdicts_table as verdicts_table
 from ._report import write as write
 from ._results import Comparison as Comparison
+from ._results import OnProgress as OnProgress

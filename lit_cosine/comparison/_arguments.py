@@ -17,6 +17,7 @@ from lit_cosine._checks import as_number, check_choice
 from lit_cosine.schedules import Schedule, check_schedule
 
 __all__ = [
+    "EXPLODED",
     "OPTIMIZERS",
     "SECONDS",
     "check_baseline",
@@ -28,6 +29,9 @@ __all__ = [
 ]
 
 OPTIMIZERS = ("adam", "adamw", "sgd")
+
+EXPLODED = 1000.0
+"""A loss that ends above this multiple of its first value has diverged."""
 
 SECONDS = {"article": 100, "digits": 200, "breast_cancer": 100, "char": 1000, "mnist1d": 700}
 """The data sets on which claims are judged, and what their trainings take on one core, about."""

@@ -18,14 +18,18 @@ from lit_cosine._checks import as_flag, as_integer, check_choice, shown
 from lit_cosine.comparison._arguments import check_baseline, check_lrs, check_schedules, check_seeds
 from lit_cosine.comparison._engines import Engine, EngineName, Failure
 from lit_cosine.comparison._journal import Journal, key_of
-from lit_cosine.comparison._results import Comparison
-from lit_cosine.comparison._training import importable_name, resolve, train
+from lit_cosine.comparison._results import Comparison, OnProgress, showing_so_far
+from lit_cosine.comparison._training import Train, importable_name, resolve
 from lit_cosine.schedules import Schedule, convergence_bound
 
-__all__ = ["compare"]
+__all__ = ["NoAnswer", "compare"]
 
 _MOST_WIDENINGS = 4
 _BOUND_STEPS = 1000  # the ratio of two peaks hardly depends on it
+
+
+class NoAnswer(ValueError):
+    """The trainings do not answer the question: each has failed, or none logs the metric."""
 
 
 def compare(
@@ -51,7 +55,7 @@ def compare(
     gpus: float = 0,
     folder: str | Path | None = None,
     retry_failed: bool = False,
-    on_progress: Callable[[int, int], None] = lambda done, total: None,
+    on_progress: OnProgress = lambda done, total, running, failed: None,
 ) -> Comparison:
     """Train a module under every schedule at every LR for several seeds, each with a Trainer, and return the results.
 
@@ -86,12 +90,14 @@ def compare(
         folder: Keeps finished trainings: the same call goes on after a stop, and a larger grid trains what is new. The
             module counts as the same by its name: after a change of its code take another folder.
         retry_failed: Whether trainings that failed before are started again.
-        on_progress: Called with the numbers of trainings done and known so far.
+        on_progress: Called with the numbers of trainings that are done, known so far, running, and failed or diverged.
 
     Raises:
         TypeError: If an argument has the wrong type.
         ValueError: If an argument is out of range, every training failed, ``metric`` is not logged, or ``folder`` holds
             another comparison.
+
+    At Ctrl-C the table of the trainings so far is printed.
 
     >>> found = compare(MyModule, MyData, {"cosine": Cosine()}, metric="val/loss",
     ...                 trainer={"max_epochs": 10}, seeds=5)  # doctest: +SKIP
@@ -140,39 +146,43 @@ def compare(
 
     with Journal(None if folder is None else Path(folder), question) as journal:
         rows: dict[tuple[Any, ...], dict[str, Any]] = {}
+        places: dict[tuple[Any, ...], dict[str, Any]] = {}
+        at_a_time = 0
 
-        def fill(grids: Mapping[str, Iterable[float]]) -> Comparison:
-            items = {place: item for place, item in items_at(grids).items() if place not in rows}
-            kept = {place: journal.rows.get(key_of(item)) for place, item in items.items()}
-            rows.update(
-                (place, row) for place, row in kept.items() if row and not (retry_failed and row["status"] == "failed")
-            )
-            todo = [place for place in items if place not in rows]
-            total = len(rows) + len(todo)
-            on_progress(len(rows), total)
-            function = _Train(make_module, make_data)
-            for number, row in runs.run(function, [items[place] for place in todo]) if todo else ():
-                if isinstance(row, Failure):
-                    row = {"status": "failed", "reason": row.reason, "metrics": {}, "curve": []}
-                journal.add(key_of(items[todo[number]]), row)
-                rows[todo[number]] = row
-                _check_metric(metric, row)
-                on_progress(len(rows), total)
+        def tell() -> None:
+            failed = sum(row["status"] != "ok" for row in rows.values())
+            on_progress(len(rows), len(places), min(at_a_time, len(places) - len(rows)), failed)
 
-            points = fixed or sorted({*chain.from_iterable(grids.values())})
+        def begun(number: int) -> None:
+            nonlocal at_a_time
+            at_a_time = number
+            tell()
+
+        def found() -> Comparison:
+            points = fixed or sorted({point for *_, point in places})
             return _as_comparison(question, named, points, seeds, splits, baseline, rows)
 
-        return fill(dict.fromkeys(named, fixed)) if fixed else _search(_centres(named), fill)
+        def fill(grids: Mapping[str, Iterable[float]]) -> Comparison:
+            places.update(items_at(grids))
+            for place in places.keys() - rows.keys():
+                row = journal.rows.get(key_of(places[place]))
+                if row and not (retry_failed and row["status"] == "failed"):
+                    rows[place] = row
+            todo = [place for place in places if place not in rows]
+            if not todo:
+                tell()
+                return found()
+            for number, row in runs.run(Train(make_module, make_data), [places[place] for place in todo], begun):
+                if isinstance(row, Failure):
+                    row = {"status": "failed", "reason": row.reason, "metrics": {}, "curve": []}
+                journal.add(key_of(places[todo[number]]), row)
+                rows[todo[number]] = row
+                _check_metric(metric, row)
+                tell()
+            return found()
 
-
-class _Train:
-    """``train`` with the makers of module and data, which travel by reference, or by value from a notebook."""
-
-    def __init__(self, module: Any, data: Any) -> None:
-        self.module, self.data = module, data
-
-    def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
-        return train(item, self.module, self.data)
+        with showing_so_far(lambda: (found(), f"{len(rows)} of {len(places)}")):
+            return fill(dict.fromkeys(named, fixed)) if fixed else _search(_centres(named), fill)
 
 
 def _centres(schedules: Mapping[str, Schedule]) -> dict[str, int]:
@@ -222,7 +232,7 @@ def _as_comparison(
     good = [row for row in rows.values() if row["status"] == "ok"]
     if not good:
         reasons = sorted({row["reason"] for row in rows.values()})
-        raise ValueError(f"every training failed or diverged: {'; '.join(reasons[:3])}")
+        raise NoAnswer(f"every training failed or diverged: {'; '.join(reasons[:3])}")
     logged = sorted({name for row in good for name in row["metrics"]} - {metric})
     length = max((len(row["curve"]) for row in good), default=0) or 1
     longest = max(good, key=lambda row: len(row["curve"]))
@@ -270,14 +280,19 @@ def _as_comparison(
         overlap=(other_rows / train_rows if train_rows else 1.0) if splits > 1 else 0.0,
         paired=all(len(each) == 1 for each in starts.values()),
         problems=tuple(problems),
-        trained=np.array([[(0, seeds[0], name, point) in rows for point in points] for name in schedules]),
+        trained=np.array(
+            [
+                [[(split, seed, name, point) in rows for point in points] for name in schedules]
+                for split, seed in product(range(splits), seeds)
+            ]
+        ),
     )
 
 
 def _check_metric(metric: str, row: dict[str, Any]) -> None:
     if row["status"] == "ok" and metric not in row["metrics"] and not row["curve"]:
         names = ", ".join(sorted(row["metrics"])) or "none"
-        raise ValueError(f"metric must be one that the module logs, which are {names}; got {metric!r}")
+        raise NoAnswer(f"metric must be one that the module logs, which are {names}; got {metric!r}")
 
 
 def _check_named(name: str, values: Any) -> tuple[float, ...]:

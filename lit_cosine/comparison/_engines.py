@@ -1,15 +1,18 @@
 """Where the trainings of a comparison run: in this process, in processes of this machine, or on a Ray cluster.
 
 Convention: an engine takes a function and items, and yields (number of the item, result or Failure) as they finish. An
-exception that the function raises ends the comparison; a Failure is an item that an engine could not finish.
+exception that the function raises ends the comparison; a Failure is an item that an engine could not finish. Nothing
+here imports torch before a process has switched the garbage collector off, which would slow the imports down.
 """
 
 from __future__ import annotations
 
+import gc
 import logging
 import math
 import multiprocessing
 import os
+import pickle
 import signal
 import socket
 import threading
@@ -23,13 +26,12 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.reduction import ForkingPickler
 from typing import Any, Literal, get_args
 
-import torch
-
 from lit_cosine._checks import as_integer, as_number, check_choice
 
 __all__ = ["Engine", "EngineName", "Failure"]
 
 EngineName = Literal["serial", "local", "ray"]
+Begun = Callable[[int], None]
 
 _TRIES = 3
 """How often an item is started whose process is killed."""
@@ -87,19 +89,26 @@ class Engine:
             if self.address is not None:
                 _check_address(self.address)
 
-    def run(self, function: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[tuple[int, Any]]:
-        """Yield (number, result or Failure) for every item as it finishes."""
-        if self.name == "ray":
-            return self._ray(function, items)
-        return self._local(function, items) if self.name == "local" else self._serial(function, items)
+    def run(
+        self, function: Callable[[Any], Any], items: Sequence[Any], begun: Begun = lambda at_a_time: None
+    ) -> Iterator[tuple[int, Any]]:
+        """Yield (number, result or Failure) for every item as it finishes.
 
-    def _serial(self, function: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[tuple[int, Any]]:
+        ``begun`` is called once, with the number of items that run at a time.
+        """
+        if self.name == "ray":
+            return self._ray(function, items, begun)
+        return (self._local if self.name == "local" else self._serial)(function, items, begun)
+
+    def _serial(self, function: Callable[[Any], Any], items: Sequence[Any], begun: Begun) -> Iterator[tuple[int, Any]]:
+        begun(1)
         for number, item in enumerate(items):
             yield number, _with_one_thread(function, item)
 
-    def _local(self, function: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[tuple[int, Any]]:
+    def _local(self, function: Callable[[Any], Any], items: Sequence[Any], begun: Begun) -> Iterator[tuple[int, Any]]:
         """Run each item in a process of its own pipe, which tells which item a lost process had."""
         workers = min(self.workers or os.cpu_count() or 1, len(items))
+        begun(workers)
         waiting, tries, slots = deque(range(len(items))), Counter[int](), deque(range(workers))
         processes: dict[int, _Process] = {}
         running: dict[Connection, tuple[int, int, float]] = {}
@@ -139,7 +148,7 @@ class Engine:
             for process in processes.values():
                 process.end()
 
-    def _ray(self, function: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[tuple[int, Any]]:
+    def _ray(self, function: Callable[[Any], Any], items: Sequence[Any], begun: Begun) -> Iterator[tuple[int, Any]]:
         import ray
 
         # without an address a cluster that a killed driver has left behind would be joined
@@ -152,6 +161,7 @@ class Engine:
         try:
             options: dict[str, Any] = {"num_cpus": self.cpus, "num_gpus": self.gpus, "max_retries": _TRIES - 1}
             remote, stored = ray.remote(**options)(_with_one_thread), ray.put(function)
+            begun(max(1, int(ray.cluster_resources().get("CPU", 0) / self.cpus)))  # type: ignore[no-untyped-call]
             pending = {remote.remote(stored, item): number for number, item in enumerate(items)}
             while pending:
                 for done in ray.wait(list(pending), num_returns=1)[0]:
@@ -184,14 +194,17 @@ def _check_address(address: str) -> None:
 class _Process:
     """A process that takes one item after the other through a pipe: forked from this one, or by loky a fresh one."""
 
-    def __init__(self, function: Callable[[Any], Any], slot: int, fork: bool) -> None:
+    def __init__(self, function: Any, slot: int, fork: bool) -> None:
         context: Any
         options: dict[str, Any] = {}
         if fork:
             context = multiprocessing.get_context("fork")
         else:
+            import torch
+            from joblib.externals import cloudpickle
             from joblib.externals.loky.backend.context import get_context
 
+            function = cloudpickle.dumps(function)  # loaded by the process when it is ready for the imports
             gpus = torch.cuda.device_count()
             devices = {"CUDA_VISIBLE_DEVICES": str(slot % gpus)} if gpus else {}
             context, options["env"] = get_context("loky"), {"OMP_NUM_THREADS": "1", **devices}
@@ -211,8 +224,14 @@ class _Process:
         self.pipe.close()
 
 
-def _serve(pipe: Connection, function: Callable[[Any], Any], parent: int) -> None:
-    """Answer items with (result, exception, its traceback) until the pipe is closed."""
+def _serve(pipe: Connection, function: Any, parent: int) -> None:
+    """Answer items with (result, exception, its traceback) until the pipe is closed.
+
+    Args:
+        pipe: The other end has the items.
+        function: A function, or the pickle of one.
+        parent: The process to end with.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # at Ctrl-C the parent ends its processes
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     while True:
@@ -221,6 +240,11 @@ def _serve(pipe: Connection, function: Callable[[Any], Any], parent: int) -> Non
         except EOFError:
             return
         try:
+            if isinstance(function, bytes):
+                gc.disable()  # imports make no garbage, and looking for it takes a third of their time
+                function = pickle.loads(function)
+                gc.freeze()
+                gc.enable()
             answer: Any = (_with_one_thread(function, item), None, "")
         except Exception as error:
             answer = (None, error, traceback.format_exc())
@@ -246,6 +270,8 @@ def _with_one_thread(function: Callable[[Any], Any], item: Any) -> Any:
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
+    import torch
+
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

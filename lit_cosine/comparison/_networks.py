@@ -2,13 +2,16 @@
 
 Conventions: a member is one training, a (split, seed, schedule, LR). A seed has the same initial weights, batches and
 dropout under every schedule, so schedules are compared by differences within a seed. A block is a rectangle of members
-that are trained as one; the cut depends on the grid alone, and so do the numbers.
+that are trained as one; the cut depends on the grid alone, and so do the numbers. Only where a folder has members of a
+smaller grid, the rest is cut by itself.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -22,6 +25,7 @@ from torch import Tensor, nn
 from lit_cosine._checks import as_integer
 from lit_cosine._compat import evaluating
 from lit_cosine.comparison._arguments import (
+    EXPLODED,
     check_baseline,
     check_lrs,
     check_memory,
@@ -31,7 +35,7 @@ from lit_cosine.comparison._arguments import (
 )
 from lit_cosine.comparison._engines import Engine, EngineName, Failure
 from lit_cosine.comparison._journal import Journal, key_of
-from lit_cosine.comparison._results import EXPLODED, Comparison
+from lit_cosine.comparison._results import Comparison, OnProgress, showing_so_far
 from lit_cosine.comparison.stacked import (
     CURVES,
     FINALS,
@@ -76,7 +80,7 @@ def compare_networks(
     timeout: float | None = None,
     address: str | None = None,
     folder: str | Path | None = None,
-    on_progress: Callable[[int, int], None] = lambda done, total: None,
+    on_progress: OnProgress = lambda done, total, running, failed: None,
 ) -> Comparison:
     """Train ``network`` under every schedule at every LR for every seed, many at once, and return the results.
 
@@ -100,13 +104,15 @@ def compare_networks(
         workers: Blocks at a time; the CPUs where None.
         timeout: Seconds that a block of trainings may take, with ``engine="local"``.
         address: ``host:port`` of a Ray cluster.
-        folder: Keeps finished blocks, so that the same call continues a stopped one.
-        on_progress: Called with the numbers of trainings done and in all.
+        folder: Keeps finished blocks: the same call goes on after a stop, and a larger grid trains what is new.
+        on_progress: Called with the numbers of trainings that are done, in all, running, and failed or diverged.
 
     Raises:
         NotStackable: If members of this network cannot be trained as one.
         TypeError: If an argument has the wrong type.
         ValueError: If an argument is out of range, or ``folder`` holds another comparison.
+
+    At Ctrl-C the table of the trainings so far is printed.
 
     >>> from lit_cosine import Constant, Cosine, SimpleNN, SyntheticDataModule
     >>> schedules = [Constant(), Cosine()]
@@ -134,7 +140,8 @@ def compare_networks(
         raise ValueError(f"batch_size must be at most the {rows} training rows, got {batch_size}")
     _check_network(example, training, parts[0])
     arms = list(product(named.values(), lrs))
-    size = _block_size(training, parts[0], len(seeds), len(arms))
+    size_of = partial(_block_size, training, parts[0])
+    size = size_of(len(seeds), len(arms))
     digests = [_digest(value for part in each for value in part) for each in parts]
     question = {
         "max_epochs": training.max_epochs,
@@ -144,100 +151,161 @@ def compare_networks(
         "network": {"name": type(example).__qualname__, "weights": _digest(example.state_dict().values())},
         "data": digests[0],
     }
-    train = _Train(training, parts, seeds, learning_rates(list(named.values()), lrs, training.total_steps(rows)), size)
-    blocks = [
-        Block(split, slice(seed, min(seed + size[0], len(seeds))), slice(arm, min(arm + size[1], len(arms))))
-        for split, seed, arm in product(range(splits), range(0, len(seeds), size[0]), range(0, len(arms), size[1]))
-    ]
+    table = learning_rates(list(named.values()), lrs, training.total_steps(rows))
     members = np.full((splits, len(seeds), len(arms)), np.nan, dtype=_member_type(max_epochs))
-    problems = []
-    with Journal(None if folder is None else Path(folder), question) as journal:
-        todo = []
-        for block in blocks:
-            key = key_of(
-                {
-                    "data": digests[block.split],
-                    "seeds": seeds[block.seeds],
-                    "arms": [(schedule.to_dict(), lr) for schedule, lr in arms[block.arms]],
-                    "trained as": size,
-                }
-            )
-            if key in journal.rows:
-                for name, values in journal.rows[key].items():
-                    members[name][block] = values
-            else:
-                todo.append((block, key))
-        done = members.size - sum(members[block].size for block, _ in todo)
-        on_progress(done, members.size)
-        for number, part in runs.run(train, [block for block, _ in todo]) if todo else ():
-            block, key = todo[number]
+    there = np.zeros(members.shape, dtype=bool)
+    problems: list[str] = []
+    plain = [[schedule.to_dict(), lr] for schedule, lr in arms]
+    at_seed = {seed: place for place, seed in enumerate(seeds)}
+    at_arm = {json.dumps(arm): place for place, arm in enumerate(plain)}
+
+    def fill(row: Mapping[str, Any]) -> None:
+        """Take what the grid has of a block that was trained before."""
+        rows = {at: at_seed[seed] for at, seed in enumerate(row["seeds"]) if seed in at_seed}
+        columns = {at: at_arm[name] for at, arm in enumerate(row["arms"]) if (name := json.dumps(arm)) in at_arm}
+        for split in (place for place, digest in enumerate(digests) if digest == row["data"]):
+            place = np.ix_([split], [*rows.values()], [*columns.values()])
+            for name, values in row["values"].items():
+                members[name][place] = np.asarray(values)[np.ix_([*rows], [*columns])]
+            there[place] = True
+
+    def found() -> Comparison:
+        shape = (splits * len(seeds), len(named), len(lrs))
+        return Comparison(
+            named,
+            lrs,
+            seeds,
+            baseline,
+            training.total_steps(rows) // training.max_epochs,
+            members.reshape(shape),
+            {
+                **question,
+                "schedules": {name: schedule.to_dict() for name, schedule in named.items()},
+                "lrs": list(lrs),
+                "seeds": list(seeds),
+                "splits": splits,
+                "trained": f"in blocks of {size[0]} seeds x {size[1]} arms",
+            },
+            splits=tuple(range(splits)),
+            overlap=len(parts[0][2][0]) / rows if splits > 1 else 0.0,
+            problems=tuple(problems),
+            trained=None if there.all() else there.reshape(shape),
+        )
+
+    with (
+        Journal(None if folder is None else Path(folder), question) as journal,
+        showing_so_far(lambda: (found(), f"{there.sum()} of {there.size}")),
+    ):
+        for row in journal.rows.values():
+            fill(row)
+        blocks = _cut(~there, size_of)
+        at_a_time = 0
+
+        def tell() -> None:
+            bad = there & ~np.isfinite(members["val_loss"]).all(axis=-1)
+            running = int(min(at_a_time * size[0] * size[1], (~there).sum()))
+            on_progress(int(there.sum()), there.size, running, int(bad.sum()))
+
+        def begun(number: int) -> None:
+            nonlocal at_a_time
+            at_a_time = number
+            tell()
+
+        if not blocks:
+            tell()
+        train = _Train(training, parts, seeds, table)
+        for number, part in runs.run(train, blocks, begun) if blocks else ():
+            block = blocks[number]
+            there[block.place] = True
             if isinstance(part, Failure):
-                problems.append(f"split {block.split}, seeds {seeds[block.seeds]} failed: {part.reason}")
+                problems.append(f"split {block.split}, seeds {[seeds[at] for at in block.seeds]} failed: {part.reason}")
             else:
-                journal.add(key, {name: part[name].tolist() for name in part.dtype.names})
-                members[block] = part
-            done += members[block].size
-            on_progress(done, members.size)
+                row = {
+                    "data": digests[block.split],
+                    "seeds": [seeds[at] for at in block.seeds],
+                    "arms": [plain[at] for at in block.arms],
+                    "values": {name: part[name].tolist() for name in part.dtype.names},
+                }
+                journal.add(key_of({name: row[name] for name in ("data", "seeds", "arms")}), row)
+                members[block.place] = part
+            tell()
     for (split, (_, val, _)), (place, seed) in product(enumerate(parts), enumerate(seeds)):
         start = _initial_loss(training, val, seed)
         ends = members["val_loss"][split, place, :, -1]
         members[split, place, (ends > EXPLODED * start) & (start > 0.0)] = np.nan
-    return Comparison(
-        named,
-        lrs,
-        seeds,
-        baseline,
-        training.total_steps(rows) // training.max_epochs,
-        members.reshape(splits * len(seeds), len(named), len(lrs)),
-        {
-            **question,
-            "schedules": {name: schedule.to_dict() for name, schedule in named.items()},
-            "lrs": list(lrs),
-            "seeds": list(seeds),
-            "splits": splits,
-            "trained": f"in blocks of {size[0]} seeds x {size[1]} arms",
-        },
-        splits=tuple(range(splits)),
-        overlap=len(parts[0][2][0]) / rows if splits > 1 else 0.0,
-        problems=tuple(problems),
-    )
+    return found()
 
 
 class Block(NamedTuple):
-    """A block's place in the grid (splits, seeds, arms)."""
+    """A block's place in the grid (splits, seeds, arms), and the numbers of seeds and arms that it is padded to."""
 
     split: int
-    seeds: slice
-    arms: slice
+    seeds: tuple[int, ...]
+    arms: tuple[int, ...]
+    size: tuple[int, int]
+
+    @property
+    def place(self) -> Any:
+        """The index of its members."""
+        return np.ix_([self.split], self.seeds, self.arms)
 
 
-_ready: dict[tuple[str, int], Ensemble] = {}
-"""The programs of the split that this process has trained last; Ray sends the function anew with every block."""
+def _cut(missing: NDArray[np.bool_], size_of: Callable[[int, int], tuple[int, int]]) -> list[Block]:
+    """Return blocks of all members that are missing (splits, seeds, arms).
+
+    They are those of the whole grid, as far as all or none of a block is missing. What is missing of others is cut by
+    itself: the seeds of a split that miss the same arms make blocks together.
+
+    Args:
+        missing: Which members are to be trained.
+        size_of: Returns the size of the blocks for a number of seeds and of arms.
+    """
+    splits, seeds, arms = missing.shape
+    size, blocks, rest = size_of(seeds, arms), [], missing.copy()
+    for split, seed, arm in product(range(splits), range(0, seeds, size[0]), range(0, arms, size[1])):
+        block = Block(split, (*range(seeds)[seed : seed + size[0]],), (*range(arms)[arm : arm + size[1]],), size)
+        if missing[block.place].all():
+            blocks.append(block)
+            rest[block.place] = False
+    for split in range(splits):
+        groups: dict[tuple[int, ...], list[int]] = {}
+        for seed in range(seeds):
+            groups.setdefault(tuple(np.flatnonzero(rest[split, seed]).tolist()), []).append(seed)
+        for columns, rows in groups.items():
+            if columns:
+                per = size_of(len(rows), len(columns))
+                blocks += [
+                    Block(split, tuple(rows[seed : seed + per[0]]), columns[arm : arm + per[1]], per)
+                    for seed, arm in product(range(0, len(rows), per[0]), range(0, len(columns), per[1]))
+                ]
+    return blocks
+
+
+_ready: dict[tuple[str, int, tuple[int, int]], Ensemble] = {}
+"""The programs that this process has used last; Ray sends the function anew with every block."""
 
 
 class _Train:
     """Trains blocks of the grid."""
 
-    def __init__(
-        self, training: Training, parts: Sequence[Parts], seeds: tuple[int, ...], table: Tensor, size: tuple[int, int]
-    ) -> None:
-        self._training, self._parts, self._seeds, self._table, self._size = training, parts, seeds, table, size
+    def __init__(self, training: Training, parts: Sequence[Parts], seeds: tuple[int, ...], table: Tensor) -> None:
+        self._training, self._parts, self._seeds, self._table = training, parts, seeds, table
         self._name = uuid4().hex
 
     def __call__(self, block: Block) -> NDArray[Any]:
-        (seeds, arms), name = self._size, (self._name, block.split)
+        (seeds, arms), name = block.size, (self._name, block.split, block.size)
         if name not in _ready:
             _ready.clear()
             _ready[name] = Ensemble(self._training, *self._parts[block.split], seeds, arms)
         # a block at the edge of the grid is padded with copies of its last members
-        rows, columns = self._seeds[block.seeds], self._table[:, block.arms]
+        rows, columns = [self._seeds[at] for at in block.seeds], self._table[:, block.arms]
         columns = torch.cat([columns, columns[:, -1:].expand(-1, arms - columns.shape[1])], dim=1)
         result = _ready[name].run([*rows, *[rows[-1]] * (seeds - len(rows))], columns)
         members = np.zeros(seeds * arms, dtype=_member_type(self._training.max_epochs))
         for field, value in {**result.curves, **result.finals}.items():
             members[field] = value.movedim(-1, 0).numpy()
         members = members.reshape(seeds, arms)
-        return members[: len(rows), : len(range(*block.arms.indices(self._table.shape[1])))]
+        return members[: len(rows), : len(block.arms)]
 
 
 def _member_type(epochs: int) -> np.dtype[Any]:

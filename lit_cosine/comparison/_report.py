@@ -91,8 +91,7 @@ def notes(comparison: Comparison) -> list[str]:
             f"The best LR is at the edge of the grid for {', '.join(edge)}: a wider grid may reverse the order."
         )
     if count := int(comparison.diverged.sum()):
-        cells = comparison.members[0].size if comparison.trained is None else int(comparison.trained.sum())
-        total = len(comparison.members) * cells
+        total = comparison.members.size if comparison.trained is None else int(comparison.trained.sum())
         found.append(f"{count} of {total} trainings diverged; they are excluded from every mean.")
     return [*found, *comparison.problems[:_MOST_PROBLEMS]]
 
@@ -189,7 +188,7 @@ def member_records(comparison: Comparison) -> list[dict[str, Any]]:
             **{name: member[name].item() for name in comparison.finals},
         }
         for (seed, schedule, lr), member in np.ndenumerate(comparison.members)
-        if comparison.has(names[schedule], lr)
+        if comparison.trained is None or comparison.trained[seed, schedule, lr]
     ]
 
 

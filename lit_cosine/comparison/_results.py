@@ -7,7 +7,8 @@ is not finite has diverged: it is counted, and excluded from means and differenc
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from html import escape
 from typing import Any, Literal
@@ -20,13 +21,13 @@ from lit_cosine.comparison._statistics import Mean, PairedDifference, mean, pair
 from lit_cosine.comparison.stacked import METRICS
 from lit_cosine.schedules import Schedule
 
-__all__ = ["EXPLODED", "Comparison", "Measure", "Row"]
+__all__ = ["Comparison", "Measure", "OnProgress", "Row", "showing_so_far"]
+
+OnProgress = Callable[[int, int, int, int], None]
+"""Gets the numbers of trainings that are done, known, running, and failed or diverged."""
 
 Measure = str
 """A field of the trainings: a metric that the module logs, or for stacked networks one of ``CURVES`` or ``FINALS``."""
-
-EXPLODED = 1000.0
-"""A loss that ends above this multiple of its first value has diverged."""
 
 _LARGEST = 1e300
 """A loss above it counts as not finite: sums of such losses, and the axes of a figure, overflow."""
@@ -74,7 +75,7 @@ class Comparison:
         overlap: Rows outside the training part over those in it, for the t test over splits (Nadeau and Bengio 2003).
         paired: Whether a seed had the same weights and first batch under every schedule.
         problems: What went wrong in which training.
-        trained: Which schedule was trained at which LR (schedules, lrs); None where each was at all.
+        trained: Which training there is (splits * seeds, schedules, lrs); None where each is.
 
     >>> from lit_cosine import Constant, Cosine, SimpleNN, SyntheticDataModule, compare_networks
     >>> schedules = {"constant": Constant(), "cosine": Cosine()}
@@ -196,7 +197,7 @@ class Comparison:
             schedule: Name of the schedule.
             lr: Index in ``lrs``.
         """
-        return self.trained is None or bool(self.trained[self._place(schedule), lr])
+        return self.trained is None or bool(self.trained[:, self._place(schedule), lr].any())
 
     def to_frame(self) -> Any:
         """Return a row for every training as a pandas DataFrame.
@@ -237,7 +238,7 @@ class Comparison:
         losses, diverged = sign * self.values(self.select)[:, at], self.diverged[:, at].sum(axis=0)
         if not np.isfinite(losses).any():
             return None
-        there = [index for index in range(len(self.lrs)) if self.has(schedule, index)]
+        there = [index for index in range(len(self.lrs)) if np.isfinite(losses[:, index]).any()]
         fewest = [index for index in there if diverged[index] == diverged[there].min()]
         return min(fewest, key=lambda index: float(np.nanmean(losses[:, index])))
 
@@ -331,3 +332,19 @@ def _turned(difference: PairedDifference) -> PairedDifference:
     return PairedDifference(
         -difference.value, -difference.high, -difference.low, difference.p, difference.won, difference.n
     )
+
+
+@contextmanager
+def showing_so_far(found: Callable[[], tuple[Comparison, str]]) -> Iterator[None]:
+    """Print the table of the trainings so far when a comparison is stopped.
+
+    Args:
+        found: Returns them, and how many of how many they are.
+    """
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        with suppress(ValueError, OSError):  # every training so far has failed, or nobody reads
+            comparison, count = found()
+            print(f"\nStopped after {count} trainings:\n{comparison!r}", flush=True)
+        raise

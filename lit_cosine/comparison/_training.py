@@ -1,4 +1,4 @@
-"""One training of a comparison, as plain data, and the function that runs it with a Trainer.
+"""One training of a comparison, as plain data, and how it is run with a Trainer.
 
 Convention: a training that raises or diverges is a row with a reason. Module, data and Trainer are built from their
 description in the process that trains, with every generator at the training's seed.
@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
+from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
@@ -26,11 +27,11 @@ from typing_extensions import override
 
 from lit_cosine._checks import shown
 from lit_cosine._compat import tree_leaves
-from lit_cosine.comparison._results import EXPLODED
+from lit_cosine.comparison._arguments import EXPLODED
 from lit_cosine.schedules import as_schedule
 from lit_cosine.training import LearningRateScheduler
 
-__all__ = ["Maker", "importable_name", "resolve", "train"]
+__all__ = ["Train", "importable_name", "resolve"]
 
 Maker = Callable[..., Any]
 
@@ -72,48 +73,55 @@ def importable_name(maker: Maker | None) -> str | None:
     return None if maker is None else f"{maker.__module__}:{maker.__qualname__}"
 
 
-def train(item: dict[str, Any], module: Maker | None = None, data: Maker | None = None) -> dict[str, Any]:
-    """Run one training and return its row: status, reason, metrics, curve, LR, digest of its start, and counts.
+@dataclass(frozen=True)
+class Train:
+    """Runs a training and returns its row: status, reason, metrics, curve, LR, digest of its start, and counts.
+
+    A training is a dict with ``seed``, ``split``, ``schedule`` and ``scale`` or ``lr``; ``trainer`` with the Trainer's
+    arguments, or ``config`` with LightningCLI's; ``metric`` and ``mode``; ``split_arg``.
 
     Args:
-        item: The training: ``seed``, ``split``, ``schedule`` and ``scale`` or ``lr``; ``trainer`` with the Trainer's
-            arguments, or ``config`` with LightningCLI's; ``metric`` and ``mode``; ``split_arg``.
         module: Makes the module; None with ``config``.
         data: Makes the DataModule; None where the module has its own loaders.
     """
-    watch = _Watch(item)
-    row: dict[str, Any] = {"status": "ok", "reason": ""}
-    began = time.perf_counter()
-    with isolate_rng(), _undisturbed():
-        seed_everything(item["seed"], workers=True, verbose=False)
-        callbacks = [
-            LearningRateScheduler(as_schedule("schedule", item["schedule"], imports=True), replace=True),
-            watch,
-        ]
-        try:
-            if item.get("config") is not None:
-                model, datamodule, trainer = _from_config(item, callbacks)
-            else:
-                split = {item["split_arg"]: item["split"]} if item["split_arg"] else {}
-                model = module()  # type: ignore[misc]
-                datamodule = None if data is None else data(**split)
-                trainer = _trainer(model, item["trainer"], callbacks)
-            trainer.fit(model, datamodule=datamodule)
-            finals = _numbers(trainer.callback_metrics)
-            if _tests(model, datamodule):
-                finals |= _numbers(trainer.test(model, datamodule=datamodule, verbose=False)[0])
-            row |= {"metrics": finals, "ends_early": trainer.global_step < watch.planned}
-        except Exception as error:  # the module is the user's
-            row |= {
-                "status": "failed",
-                "reason": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}",
-                "metrics": {},
-            }
-    curve = [[step, value] for step, value in watch.curve.items()]
-    row |= {"curve": curve, "lr": watch.lr, "start": watch.digest.hexdigest()[:16], "sizes": watch.sizes}
-    if row["status"] == "ok" and (reason := _diverged(row["metrics"], [value for _, value in curve], item)):
-        row |= {"status": "diverged", "reason": reason}
-    return {**row, "seconds": round(time.perf_counter() - began, 3)}
+
+    module: Maker | None
+    data: Maker | None
+
+    def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
+        watch = _Watch(item)
+        row: dict[str, Any] = {"status": "ok", "reason": ""}
+        began = time.perf_counter()
+        with isolate_rng(), _undisturbed():
+            seed_everything(item["seed"], workers=True, verbose=False)
+            callbacks = [
+                LearningRateScheduler(as_schedule("schedule", item["schedule"], imports=True), replace=True),
+                watch,
+            ]
+            try:
+                if item.get("config") is not None:
+                    model, datamodule, trainer = _from_config(item, callbacks)
+                else:
+                    split = {item["split_arg"]: item["split"]} if item["split_arg"] else {}
+                    model = self.module()  # type: ignore[misc]
+                    datamodule = None if self.data is None else self.data(**split)
+                    trainer = _trainer(model, item["trainer"], callbacks)
+                trainer.fit(model, datamodule=datamodule)
+                finals = _numbers(trainer.callback_metrics)
+                if _tests(model, datamodule):
+                    finals |= _numbers(trainer.test(model, datamodule=datamodule, verbose=False)[0])
+                row |= {"metrics": finals, "ends_early": trainer.global_step < watch.planned}
+            except Exception as error:  # the module is the user's
+                row |= {
+                    "status": "failed",
+                    "reason": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}",
+                    "metrics": {},
+                }
+        curve = [[step, value] for step, value in watch.curve.items()]
+        row |= {"curve": curve, "lr": watch.lr, "start": watch.digest.hexdigest()[:16], "sizes": watch.sizes}
+        if row["status"] == "ok" and (reason := _diverged(row["metrics"], [value for _, value in curve], item)):
+            row |= {"status": "diverged", "reason": reason}
+        return {**row, "seconds": round(time.perf_counter() - began, 3)}
 
 
 class _Watch(Callback):

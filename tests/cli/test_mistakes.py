@@ -50,7 +50,7 @@ LIGHT = {
     "preview Cosin": "unknown schedule 'Cosin'; did you mean Cosine?",
     "compare --seed 3": "unknown option --seed; did you mean --seeds?",
     "compare --data char --config top.yaml": "--data must be left out with --config, whose file says what is trained",
-    "compare --data char --max_epochs 3": "--max_epochs must be left out with --config, whose file",
+    "compare --data char --batch_size 3": "--batch_size must be left out with --config, whose file",
 }
 # what the classes know
 HEAVY = {

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset, random_split
 
 from lit_cosine import Comparison, Constant, Cosine, LearningRateScheduler, compare
+from lit_cosine.cli._compare_options import parse
 from lit_cosine.cli.main import main
 from lit_cosine.comparison._engines import Engine, Failure
 from lit_cosine.comparison._report import write
@@ -138,18 +139,18 @@ def test_a_training_that_raises_is_excluded_with_its_reason_and_tried_again_wher
     assert found.diverged[0, :, 1].all()
     assert found.best_lr("cosine") == 0.02
     assert found.problems[0] == "constant, LR 0.2, seed 0 failed: RuntimeError: no such luck"
-    again = run(Raising, lrs=[0.02, 0.2], folder=tmp_path, on_progress=lambda *at: heard.append(at))
+    again = run(Raising, lrs=[0.02, 0.2], folder=tmp_path, on_progress=lambda *at: heard.append(at[:2]))
     assert heard == [(4, 4)]
     assert again.members.tobytes() == found.members.tobytes()
     heard.clear()
-    run(Raising, lrs=[0.02, 0.2], folder=tmp_path, retry_failed=True, on_progress=lambda *at: heard.append(at))
+    run(Raising, lrs=[0.02, 0.2], folder=tmp_path, retry_failed=True, on_progress=lambda *at: heard.append(at[:2]))
     assert heard == [(2, 4), (3, 4), (4, 4)]
 
 
 def test_a_stopped_comparison_goes_on_and_a_larger_grid_trains_what_is_new(tmp_path: Path) -> None:
     whole = run(seeds=2)
 
-    def stop(done: int, total: int) -> None:
+    def stop(done: int, *_: int) -> None:
         if done == 3:
             raise KeyboardInterrupt
 
@@ -159,7 +160,7 @@ def test_a_stopped_comparison_goes_on_and_a_larger_grid_trains_what_is_new(tmp_p
     assert len(journal.read_text().splitlines()) == 1 + 3
     journal.write_bytes(journal.read_bytes()[:-50])  # a kill in the middle of a write
     heard: list[tuple[int, int]] = []
-    continued = run(seeds=2, folder=tmp_path, on_progress=lambda *at: heard.append(at))
+    continued = run(seeds=2, folder=tmp_path, on_progress=lambda *at: heard.append(at[:2]))
     assert heard[0] == (2, 8)
     assert continued.members.tobytes() == whole.members.tobytes()
     with pytest.raises(ValueError, match=r"holds a different comparison \(differs in: trainer\)"):
@@ -168,6 +169,26 @@ def test_a_stopped_comparison_goes_on_and_a_larger_grid_trains_what_is_new(tmp_p
     (tmp_path / "other" / "mine.txt").write_text("mine")
     with pytest.raises(ValueError, match="holds something else"):
         run(folder=tmp_path / "other")
+
+
+def test_progress_is_trainings_done_known_running_and_failed_and_a_stop_shows_what_is_there(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    heard: list[tuple[int, ...]] = []
+    run(Raising, lrs=[0.02, 0.2], on_progress=lambda *at: heard.append(at))
+    assert heard == [(0, 4, 1, 0), (1, 4, 1, 0), (2, 4, 1, 1), (3, 4, 1, 1), (4, 4, 0, 2)]
+
+    def stop(done: int, *_: int) -> None:
+        if done == 3:
+            raise KeyboardInterrupt
+
+    assert capsys.readouterr().out == ""
+    with pytest.raises(KeyboardInterrupt):
+        run(Raising, lrs=[0.02, 0.2], on_progress=stop)
+    shown = capsys.readouterr().out
+    assert "Stopped after 3 of 4 trainings:" in shown
+    assert "1 of 3 trainings diverged" in shown
+    assert "constant, LR 0.2, seed 0 failed: RuntimeError: no such luck" in shown
 
 
 def test_over_splits_the_split_is_the_unit() -> None:
@@ -272,6 +293,33 @@ def frozen(number: int) -> int:
     return number
 
 
+def process_of(number: int) -> int:
+    time.sleep(0.2)
+    return os.getpid()
+
+
+class Unreadable:
+    """A function that no other process can load."""
+
+    def __reduce__(self) -> Any:
+        return (int, ("no number",))
+
+    def __call__(self, item: int) -> int:
+        return item
+
+
+@pytest.mark.slow
+def test_a_function_that_a_process_cannot_load_is_an_error_with_its_reason() -> None:
+    with pytest.raises(ValueError, match="invalid literal for int"):
+        list(Engine("local", workers=1).run(Unreadable(), [1]))
+
+
+def test_more_workers_than_items_start_a_process_for_each_item() -> None:
+    begun: list[int] = []
+    processes = dict(Engine("local", workers=5, fork=True).run(process_of, range(2), begun.append))
+    assert (len(set(processes.values())), begun) == (2, [2])
+
+
 def always_killed(number: int) -> int:
     if number == 1:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -360,5 +408,52 @@ def test_the_command_compares_on_a_configuration(tmp_path: Path, capsys: pytest.
     ):
         assert main([*command, *wrong]) == 2
         assert message in capsys.readouterr().err
+    short = [*command, "--metric", "val/loss", "--folder", str(tmp_path / "short"), "--fraction", "0.5"]
+    assert main(short) == 0
+    shown = capsys.readouterr().out
+    assert "Trained for 1 of 2 epochs: the peak LR of a short run is too high for a long one" in shown
+    described = json.loads((tmp_path / "short" / "results.json").read_text())["description"]
+    assert described["config"]["trainer"] == {"max_epochs": 1, "accelerator": "cpu"}
     assert main(["compare", "--metric", "val/loss"]) == 2
     assert "--metric needs --config" in capsys.readouterr().err
+
+
+CONFIGURATIONS = [
+    ("cosine: Cosine\n", [], "must be a LightningCLI configuration with the class of the model; "),
+    ("- 1\n", [], "must be a LightningCLI configuration with the class of the model; "),
+    ("model: a.B\naudit: warn\n", [], "has 'audit', of another command"),
+    ("model: {lr: 0.1}\n", [], "must name the class of the model; in "),
+    ("model: a.B\n", ["--fraction", "0.5"], "--fraction needs trainer.max_epochs or trainer.max_steps"),
+    ("model: a.B\ntrainer: {max_epochs: 2}\n", ["--fraction", "1.5"], "fraction must be in (0, 1], got 1.5"),
+    ("model: a.B\ntrainer: {max_epochs: 2}\n", ["--fraction", "0.1"], "fraction must leave an epoch of the 2, got 0.1"),
+    ("model: a.B\n", ["--max_epochs", "0"], "max_epochs must be an integer >= 1, got 0"),
+    ("model: a.B\n", ["--max_epochs", "1", "--fraction", "0.1"], "--max_epochs and --fraction exclude each other"),
+]
+
+
+@pytest.mark.parametrize(("text", "more", "message"), CONFIGURATIONS, ids=range(len(CONFIGURATIONS)))
+def test_a_configuration_of_another_command_and_a_length_that_is_none_are_refused(
+    text: str, more: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text(text)
+    assert main(["compare", "--config", str(file), "--metric", "val/loss", *more]) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("trainer", "options", "left", "said"),
+    [
+        ({"max_epochs": 10}, ["--max_epochs", "3"], {"max_epochs": 3}, "Trained for 3 epochs"),
+        ({"max_epochs": 10}, ["--max_epochs", "10"], {"max_epochs": 10}, ""),
+        ({"max_steps": 90}, ["--fraction", "0.1"], {"max_steps": 9}, "Trained for 9 of 90 steps"),
+        ({"max_epochs": 9}, ["--fraction", "1"], {"max_epochs": 9}, ""),
+        ({"max_epochs": 9}, [], {"max_epochs": 9}, ""),
+    ],
+)
+def test_a_shorter_run(trainer: Any, options: list[str], left: Any, said: str, tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text(json.dumps({"fit": {"model": "a.B", "trainer": trainer, "ckpt_path": None}}))
+    parsed = parse(["--config", str(file), "--metric", "m", "--folder", str(tmp_path / "new"), *options])
+    assert parsed.config == {"model": "a.B", "trainer": left}
+    assert parsed.shortened == said

@@ -1,5 +1,6 @@
 import json
 import math
+import re
 from pathlib import Path
 from typing import get_args
 
@@ -46,7 +47,7 @@ def test_one_process_two_processes_and_a_continued_run_give_the_same_trainings(t
     one = run(folder=tmp_path / "one")
     two = run(folder=tmp_path / "two", engine="local", workers=2)
 
-    def stop(done: int, total: int) -> None:
+    def stop(done: int, *_: int) -> None:
         if done >= 4:
             raise KeyboardInterrupt
 
@@ -54,7 +55,7 @@ def test_one_process_two_processes_and_a_continued_run_give_the_same_trainings(t
         run(folder=tmp_path / "stopped", on_progress=stop)
     assert len(rows(tmp_path / "stopped")) == 1  # a block is 4 arms of one seed
     heard: list[tuple[int, int]] = []
-    continued = run(folder=tmp_path / "stopped", on_progress=lambda *at: heard.append(at))
+    continued = run(folder=tmp_path / "stopped", on_progress=lambda *at: heard.append(at[:2]))
     assert heard == [(4, 12), (8, 12), (12, 12)]
     assert one.members.tobytes() == two.members.tobytes() == continued.members.tobytes()
     assert rows(tmp_path / "one") == rows(tmp_path / "two") == rows(tmp_path / "stopped")
@@ -70,13 +71,45 @@ def test_a_torn_line_is_trained_again_and_a_larger_grid_trains_what_is_new(tmp_p
     journal = tmp_path / "journal.jsonl"
     journal.write_bytes(journal.read_bytes()[:-100])
     heard: list[tuple[int, int]] = []
-    again = run(folder=tmp_path, on_progress=lambda *at: heard.append(at))
+    again = run(folder=tmp_path, on_progress=lambda *at: heard.append(at[:2]))
     assert first.members.tobytes() == again.members.tobytes()
     assert heard == [(8, 12), (12, 12)]
     heard.clear()
-    more = run(folder=tmp_path, seeds=4, on_progress=lambda *at: heard.append(at))
+    more = run(folder=tmp_path, seeds=4, on_progress=lambda *at: heard.append(at[:2]))
     assert heard == [(12, 16), (16, 16)]
     assert more.members[:3].tobytes() == first.members.tobytes()
+
+
+def test_a_grid_that_grows_on_every_side_trains_what_is_new_alone(tmp_path: Path) -> None:
+    first = run(folder=tmp_path, splits=2)
+    heard: list[tuple[int, ...]] = []
+    schedules = {"linear": Linear(), "cosine": Cosine(), "constant": Constant()}
+    larger = {"schedules": schedules, "lrs": (0.03, 0.1, 0.01), "seeds": 4, "splits": 3}
+    more = run(**larger, folder=tmp_path, on_progress=lambda *at: heard.append(at[:2]))
+    assert heard[0] == (2 * 3 * 4, 3 * 4 * 9)
+    kept = more.members.reshape(3, 4, 3, 3)[:2, :3][:, :, [2, 1]][..., [2, 1]]
+    assert kept.tobytes() == first.members.reshape(2, 3, 2, 2).tobytes()
+    whole = run(**larger)
+    for name in whole.members.dtype.names:
+        np.testing.assert_allclose(more.members[name], whole.members[name], rtol=1e-4)
+    heard.clear()
+    assert run(folder=tmp_path, splits=2, on_progress=lambda *at: heard.append(at)).members.tobytes() == (
+        first.members.tobytes()
+    )
+    assert heard == [(24, 24, 0, 0)]
+
+
+def test_a_stop_shows_the_table_of_what_is_there(capsys: pytest.CaptureFixture[str]) -> None:
+    def stop(done: int, *_: int) -> None:
+        if done == 8:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(on_progress=stop)
+    shown = capsys.readouterr().out
+    assert "Stopped after 8 of 12 trainings:" in shown
+    assert re.search(r"cosine +0\.", shown)
+    assert "diverged" not in shown
 
 
 def test_batch_norm_is_refused_with_the_reason() -> None:
@@ -96,7 +129,7 @@ def test_over_splits_each_split_is_the_comparison_of_that_split(tmp_path: Path) 
     assert found.overlap == 6 / 48  # test rows over training rows
     assert found.scope == "3 splits of the data, 2 seeds averaged in each"
     heard: list[tuple[int, int]] = []
-    more = run(splits=4, seeds=2, folder=tmp_path, on_progress=lambda *at: heard.append(at))
+    more = run(splits=4, seeds=2, folder=tmp_path, on_progress=lambda *at: heard.append(at[:2]))
     assert heard[0] == (24, 32)
     assert more.members[:6].tobytes() == found.members.tobytes()
 

@@ -83,7 +83,7 @@ def test_a_frozen_process_is_ended_by_the_time_limit_and_its_training_tried_agai
     ] * 2
     assert found.members["val/loss"][:, :, 0].tobytes() == run(lrs=[0.02]).members["val/loss"][:, :, 0].tobytes()
     heard: list[tuple[int, int]] = []
-    run(Freezing, timeout=40.0, **options, on_progress=lambda *at: heard.append(at))
+    run(Freezing, timeout=40.0, **options, on_progress=lambda *at: heard.append(at[:2]))
     assert heard == [(4, 4)]
 
 
@@ -137,7 +137,7 @@ def test_a_comparison_that_is_stopped_leaves_no_process_and_goes_on(
     kept = [json.loads(line) for line in journal.read_text().splitlines()[1:]]
     assert 2 <= len(kept) < 32
     heard: list[tuple[int, int]] = []
-    found = run(Slow, seeds=8, folder=folder, on_progress=lambda *at: heard.append(at))
+    found = run(Slow, seeds=8, folder=folder, on_progress=lambda *at: heard.append(at[:2]))
     assert heard[0] == (len(kept), 32)
     assert found.problems == ()
 
@@ -165,7 +165,7 @@ import ray
 from tests.comparison.test_compare import run
 from tests.comparison.test_faults import Slow, of_namespace
 
-def lose(done, total):
+def lose(done, *_):
     if done == 6:
         for pid in of_namespace(int(sys.argv[3])):
             os.kill(pid, signal.SIGKILL)
@@ -208,6 +208,6 @@ def test_two_ray_nodes_one_of_which_is_killed_in_the_middle(tmp_path: Path) -> N
     assert len(lines) == 24
     assert {line["row"]["status"] for line in lines} == {"ok"}
     heard: list[tuple[int, int]] = []
-    whole = run(Slow, seeds=6, folder=tmp_path / "run", on_progress=lambda *at: heard.append(at))
+    whole = run(Slow, seeds=6, folder=tmp_path / "run", on_progress=lambda *at: heard.append(at[:2]))
     assert heard == [(24, 24)]
     assert whole.members.tobytes() == run(Slow, seeds=6).members.tobytes()
