@@ -270,6 +270,22 @@ def compare(args: argparse.Namespace) -> list[Row]:
 
 
 @command
+def compare_module(args: argparse.Namespace) -> list[Row]:
+    """Time compare() on a LightningModule against plain Trainer runs, and two workers against one, per training."""
+    import warnings
+
+    import torch
+    from benchmark_module import TRAININGS, by_compare, by_hand
+
+    torch.set_num_threads(1)
+    warnings.filterwarnings("ignore", ".*does not have many workers")
+    here = {"plain Trainer": by_hand, "compare(), serial": partial(by_compare, engine="serial")}
+    workers = {f"compare(), workers={n}": partial(by_compare, engine="local", workers=n) for n in (1, 2)}
+    clock = CLOCKS[args.clock]
+    return [row for calls in (here, workers) for row in side_by_side(calls, args.runs, TRAININGS, clock)]
+
+
+@command
 def compare_size(args: argparse.Namespace) -> list[Row]:
     """Time the stacked engine per member with 64, 1,024 and 16,384 members, in one process; print its memory."""
     from benchmark_compare import Workers, one_thread
@@ -408,7 +424,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name, function in _COMMANDS.items():
         subparser = subcommands.add_parser(name, help=function.__doc__, description=function.__doc__)
         subparser.add_argument("--runs", type=_runs, default=15, help="rounds that are measured (15)")
-        if name in ("callbacks", "train", "startup", "data"):
+        if name in ("callbacks", "compare_module", "train", "startup", "data"):
             clock = "what tells the time: processor leaves out what other programs do meanwhile (wall)"
             subparser.add_argument("--clock", choices=tuple(CLOCKS), default="wall", help=clock)
         if name == "callback":

@@ -201,10 +201,10 @@ class _Process:
             context = multiprocessing.get_context("fork")
         else:
             import torch
-            from joblib.externals import cloudpickle
             from joblib.externals.loky.backend.context import get_context
+            from joblib.externals.loky.backend.reduction import dumps
 
-            function = cloudpickle.dumps(function)  # loaded by the process when it is ready for the imports
+            function = bytes(dumps(function))  # loaded by the process when it is ready for the imports
             gpus = torch.cuda.device_count()
             devices = {"CUDA_VISIBLE_DEVICES": str(slot % gpus)} if gpus else {}
             context, options["env"] = get_context("loky"), {"OMP_NUM_THREADS": "1", **devices}

@@ -21,7 +21,9 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
+from lightning.pytorch.callbacks import Checkpoint, LearningRateMonitor, ModelSummary, ProgressBar
 from lightning.pytorch.cli import LightningCLI
+from lightning.pytorch.loggers.logger import DummyLogger
 from lightning.pytorch.utilities.seed import isolate_rng
 from typing_extensions import override
 
@@ -36,7 +38,7 @@ __all__ = ["Train", "importable_name", "resolve"]
 Maker = Callable[..., Any]
 
 _QUIET: dict[str, Any] = {
-    "logger": False,
+    "logger": DummyLogger(),  # modules that log pictures ask for self.logger.experiment
     "enable_checkpointing": False,
     "enable_progress_bar": False,
     "enable_model_summary": False,
@@ -219,7 +221,15 @@ class _ConfigCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         listed = self.config_init["trainer"]["callbacks"] or []
         listed = listed if isinstance(listed, list) else [listed]
-        return super().instantiate_trainer(callbacks=[*listed, *self._more], **{**_QUIET, **kwargs})
+        kept = [callback for callback in listed if not _only_watches(callback)]
+        return super().instantiate_trainer(callbacks=[*kept, *self._more], **{**_QUIET, **kwargs})
+
+
+def _only_watches(callback: Callback) -> bool:
+    """Return whether a callback of a configuration shows or saves a run, or sets the LR in place of the comparison."""
+    ours = ("lit_cosine.audit", "lit_cosine.checkpoint", "lit_cosine.monitors")
+    to_leave_out = (Checkpoint, LearningRateMonitor, LearningRateScheduler, ModelSummary, ProgressBar)
+    return isinstance(callback, to_leave_out) or type(callback).__module__.startswith(ours)
 
 
 def _from_config(item: dict[str, Any], callbacks: list[Any]) -> tuple[Any, Any, Any]:

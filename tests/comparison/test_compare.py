@@ -271,7 +271,7 @@ def test_the_grids_of_further_schedules_are_moved_by_the_ratio_of_the_peaks_of_t
     # the peak of constant's bound is 0.38 times that of the cosine's, nearest to a third: FACTS of Schaipp et al. 2025
     assert min(tried["cosine"]) == pytest.approx(Regression.lr / 9) or found.best_lr("cosine") < Regression.lr
     assert {round(lr / Regression.lr, 6) for lr in tried["constant"]} >= {round(3.0**k, 6) for k in range(-3, 2)}
-    assert found.diverged[:, ~found.trained].sum() == 0
+    assert found.diverged[~found.trained].sum() == 0
     assert all(math.isfinite(row.mean.value) for row in found.table())
 
 
@@ -361,6 +361,31 @@ def test_a_lightning_cli_configuration_gives_the_same_rows() -> None:
     found = compare(None, None, SCHEDULES, [0.02], 1, split_arg="data.init_args.split_seed", **options)
     assert found.members.tobytes() == run(lrs=[0.02], splits=2).members.tobytes()
     assert config["data"]["init_args"] == {"split_seed": 5}
+
+
+class LogsPictures(Regression):
+    def validation_step(self, batch: list[Tensor], batch_idx: int) -> None:
+        self.logger.experiment.add_figure("errors", None)
+        super().validation_step(batch, batch_idx)
+
+
+def test_what_a_configuration_lists_to_watch_and_save_runs_is_left_out(tmp_path: Path) -> None:
+    listed = ["lightning.pytorch.callbacks.ModelCheckpoint", "lightning.pytorch.callbacks.LearningRateMonitor"]
+    listed += ["lit_cosine.LearningRateScheduler", "lit_cosine.ScheduleAudit", "lit_cosine.TrainingCurves"]
+    config = {
+        "model": f"{__name__}.LogsPictures",
+        "data": f"{__name__}.Data",
+        "trainer": {
+            "max_epochs": 2,
+            "accelerator": "cpu",
+            "default_root_dir": str(tmp_path),
+            "callbacks": [{"class_path": name} for name in listed],
+        },
+    }
+    found = compare(None, None, SCHEDULES, [0.02], 1, config=config, metric="val/loss", engine="serial")
+    assert found.problems == ()
+    assert found.members.tobytes() == run(lrs=[0.02]).members.tobytes()
+    assert list(tmp_path.iterdir()) == []
 
 
 class Bare(Regression):
