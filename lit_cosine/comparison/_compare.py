@@ -117,6 +117,11 @@ def compare(
     fixed = absolute if lr_scales is None else _check_named("lr_scales", lr_scales)
     if (config is None) == (module is None):
         raise ValueError("module and config exclude each other: give a module, or a LightningCLI configuration")
+    for part in ("model", "data"):
+        given = (config or {}).get(part)
+        path = given.get("class_path") if isinstance(given, Mapping) else given
+        if isinstance(path, str) and "." in path:  # a name alone is one that LightningCLI has registered
+            resolve(part, path)
     make_module = None if module is None else resolve("module", module)
     make_data = None if data is None else resolve("data", data)
     runs = Engine(engine, workers, timeout, address, cpus, gpus)
@@ -159,6 +164,10 @@ def compare(
             tell()
 
         def found() -> Comparison:
+            if all(row["status"] != "ok" for row in rows.values()):
+                reasons = "; ".join(sorted({row["reason"] for row in rows.values()})[:3])
+                again = "" if folder is None else "; after a change, retry_failed starts them again"
+                raise NoAnswer(f"every training failed or diverged: {reasons}{again}")
             points = fixed or sorted({point for *_, point in places})
             return _as_comparison(question, named, points, seeds, splits, baseline, rows)
 
@@ -175,9 +184,9 @@ def compare(
             for number, row in runs.run(Train(make_module, make_data), [places[place] for place in todo], begun):
                 if isinstance(row, Failure):
                     row = {"status": "failed", "reason": row.reason, "metrics": {}, "curve": []}
+                _check_metric(metric, row)
                 journal.add(key_of(places[todo[number]]), row)
                 rows[todo[number]] = row
-                _check_metric(metric, row)
                 tell()
             return found()
 
@@ -230,9 +239,6 @@ def _as_comparison(
     """Return the rows as a grid; a training that failed or diverged is nan in every measure."""
     metric = question["metric"]
     good = [row for row in rows.values() if row["status"] == "ok"]
-    if not good:
-        reasons = sorted({row["reason"] for row in rows.values()})
-        raise NoAnswer(f"every training failed or diverged: {'; '.join(reasons[:3])}")
     logged = sorted({name for row in good for name in row["metrics"]} - {metric})
     length = max((len(row["curve"]) for row in good), default=0) or 1
     longest = max(good, key=lambda row: len(row["curve"]))

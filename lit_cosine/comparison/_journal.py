@@ -66,6 +66,8 @@ class Journal:
         lines = [line for line in map(_parsed, content.splitlines()) if line is not None]
         if content and (not lines or "version" not in lines[0]):
             raise ValueError(f"folder must hold this comparison or nothing; {path} cannot be read")
+        if not any("key" in line for line in lines):
+            content, lines = b"", []  # whatever was asked, nothing has been answered
         differing = [key for key in head if lines and json.loads(json.dumps(head[key])) != lines[0].get(key)]
         if differing:
             raise ValueError(
@@ -73,7 +75,7 @@ class Journal:
                 "delete it"
             )
         self.rows = {line["key"]: line["row"] for line in lines[1:] if "key" in line}
-        self._file = path.open("ab")
+        self._file = path.open("ab" if lines else "wb")
         if content and not content.endswith(b"\n"):
             self._file.write(b"\n")
         if not lines:

@@ -165,6 +165,9 @@ def test_a_stopped_comparison_goes_on_and_a_larger_grid_trains_what_is_new(tmp_p
     assert continued.members.tobytes() == whole.members.tobytes()
     with pytest.raises(ValueError, match=r"holds a different comparison \(differs in: trainer\)"):
         run(folder=tmp_path, trainer={"max_epochs": 3})
+    with pytest.raises(ValueError, match="got 'val_loss'"):
+        run(folder=tmp_path / "misspelt", metric="val_loss")
+    assert run(folder=tmp_path / "misspelt").problems == ()  # no training was kept under the wrong name
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "mine.txt").write_text("mine")
     with pytest.raises(ValueError, match="holds something else"):
@@ -243,6 +246,7 @@ BAD = [
     ({"address": "127.0.0.1:1"}, ValueError, 'needs engine="ray"'),
     ({"trainer": {"callbacks": [object()]}}, TypeError, "trainer must be plain data"),
     ({"config": {"model": {}}}, ValueError, "module and config exclude each other"),
+    ({"module": None, "config": {"model": "a.B"}}, ValueError, "model must be importable as module:Name, got 'a.B'"),
 ]
 
 
