@@ -138,8 +138,6 @@ def _compare(options: Namespace, console: Console) -> None:
         console.print(table(found, measure))
     for note in notes(found):
         console.print(note, soft_wrap=True, markup=False, highlight=False)
-    if len(found.seeds) == 1:
-        console.print("One seed: differences have no interval. Give --seeds at least 2.")
     console.print(f"Written to {folder}: {', '.join(path.name for path in paths.values())}", soft_wrap=True)
     console.print(f"View in TensorBoard: lit-cosine board {paths['tensorboard']}", soft_wrap=True)
 
@@ -150,7 +148,9 @@ def _compare_module(options: Namespace, console: Console) -> None:
     arguments = {name: getattr(options, name) for name in sorted(names)}
     with quiet(), _bar("trainings", refresh=True) as (show, begun), _refusals(begun):
         found = compare(None, None, folder=options.folder / "trainings", on_progress=show, **arguments)
-    console.print(repr(found), markup=False, highlight=False, soft_wrap=True)
+    console.print(table(found))
+    for note in notes(found):
+        console.print(note, soft_wrap=True, markup=False, highlight=False)
     if options.shortened:
         console.print(f"{options.shortened}: the peak LR of a short run is too high for a long one", soft_wrap=True)
     paths = write(found, options.folder)

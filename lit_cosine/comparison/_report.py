@@ -42,16 +42,16 @@ _MOST_PROBLEMS = 8
 
 
 def table(comparison: Comparison, measure: Measure | None = None) -> Table:
-    """Return the schedules at their best LR as a rich table, the best mean first; it fits into 100 columns."""
+    """Return the schedules at their best LR as a rich table, the best mean first."""
     measure = comparison.report if measure is None else measure
     seeds, units = len(comparison.seeds), max(len(comparison.seeds), len(comparison.splits))
     chosen = "validation" if comparison.select == "val_loss" else comparison.select
     heading = f"{measure.replace('_', ' ')}, {seeds} seed{'s' * (seeds > 1)}, LR chosen on {chosen}"
     shown = Table(title=f"{heading}\n{comparison.scope}", box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     shown.add_column("schedule", overflow="fold")
-    interval = "95 % (Holm)" if units > 1 else "no interval: one seed"
+    intervals = ["95 % (Holm)", "p", "won"] if units > 1 else []
     lost = ["diverged"] if comparison.diverged.any() else []
-    for heading in ("LR", "within 1 SE", "mean", f"minus {comparison.baseline}", interval, "p", "won", *lost):
+    for heading in ("LR", "within 1 SE", "mean", f"minus {comparison.baseline}", *intervals, *lost):
         shown.add_column(heading, justify="right")
     sign = -1.0 if comparison.higher_is_better(measure) else 1.0
     rows = comparison.table(measure)
@@ -66,7 +66,7 @@ def table(comparison: Comparison, measure: Measure | None = None) -> Table:
             _number(row.lr),
             "" if near is None or near[0] == near[1] else _ends(*near),
             _number(row.mean.value, digits=4),
-            *cells,
+            *cells[: 1 + len(intervals)],
             *([f"{row.diverged} of {len(comparison.members)}"] if lost else []),
         )
     return shown
@@ -75,7 +75,7 @@ def table(comparison: Comparison, measure: Measure | None = None) -> Table:
 def as_text(comparison: Comparison) -> str:
     """Return the table as text, with what it cannot show below it."""
     # Jupyter would show it twice, and sets FORCE_COLOR
-    console = Console(file=StringIO(), width=100, force_jupyter=False, force_terminal=False)
+    console = Console(file=StringIO(), width=150, force_jupyter=False, force_terminal=False)
     console.print(table(comparison))
     for note in notes(comparison):
         console.print(note, soft_wrap=True, markup=False, highlight=False)
@@ -85,7 +85,8 @@ def as_text(comparison: Comparison) -> str:
 def notes(comparison: Comparison) -> list[str]:
     """Return sentences on best LRs at the edge of the grid, and on trainings that diverged or failed."""
     edge = [name for name in comparison.schedules if comparison.at_edge(name)]
-    found = []
+    one = max(len(comparison.seeds), len(comparison.splits)) == 1
+    found = ["One seed: differences have no interval. Give at least 2 seeds."] if one else []
     if edge:
         found.append(
             f"The best LR is at the edge of the grid for {', '.join(edge)}: a wider grid may reverse the order."

@@ -123,7 +123,7 @@ def test_a_comparison_that_is_stopped_leaves_no_process_and_goes_on(
     running = subprocess.Popen(
         [sys.executable, "-c", COMMAND, engine, str(folder)], env=environment, stderr=subprocess.PIPE, text=True
     )
-    assert until(lambda: journal.exists() and len(journal.read_text().splitlines()) > 2, 120.0)
+    assert until(lambda: journal.exists() and len(journal.read_text().splitlines()) > 2, 240.0)
     running.send_signal(by)
     running.communicate(timeout=60)
     assert running.returncode in ((1, -by) if by is signal.SIGINT else (-by,))  # at Ctrl-C Python may end with 1

@@ -193,7 +193,8 @@ def test_the_table_shows_what_diverged_and_that_one_seed_has_no_interval(found: 
     parts = {**vars(found), "members": members}
     assert "1 of 3" in shown(Comparison(**parts))
     parts = {**vars(found), "members": found.members[:1], "seeds": (0,)}
-    assert "no interval: one seed" in shown(Comparison(**parts))
+    assert "95 %" not in shown(Comparison(**parts))
+    assert "One seed: differences have no interval" in repr(Comparison(**parts))
 
 
 @pytest.mark.slow
