@@ -14,6 +14,7 @@ from textwrap import dedent
 
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
 
+from lit_cosine import schedules
 from lit_cosine.schedules import with_hint
 
 __all__ = [
@@ -128,10 +129,7 @@ def refuse_unknown(arguments: Iterable[str], known: Sequence[str]) -> None:
 
 
 _ALIASES = {"learning_rate": "lr", "eta_min": "end", "scheduler": "schedule", "epochs": "max_epochs"}
-_REFUSED_NAME = re.compile(
-    r"(?i:unrecognized arguments: --([\w.]+))|Group '([\w.]+)' does not accept option '(\w+)'"
-    r"|(\S+): Problem with given class_path '([\w.]+)': Option '(\w+)' is not accepted"
-)
+_REFUSED_NAME = re.compile(r"(?i:unrecognized arguments: --([\w.]+))|Group '([\w.]+)' does not accept option '(\w+)'")
 
 
 def with_name_hint(message: str, options: Sequence[str]) -> str:
@@ -145,7 +143,7 @@ def with_name_hint(message: str, options: Sequence[str]) -> str:
     'Unrecognized arguments: --model.lrr 0.1; did you mean model.lr?'
     """
     found = _REFUSED_NAME.search(message[:2000])  # its time grows with the square of a long value
-    if found is None or found[5]:  # what a class accepts is in no list
+    if found is None:
         return message
     group, _, name = (found[1] or f"{found[2]}.{found[3]}").rpartition(".")
     below = (option.removeprefix(f"{group}.") for option in options if option.startswith(f"{group}."))
@@ -173,4 +171,16 @@ def one_sentence(message: str) -> str:
     message = re.sub(r"a typing\.Literal\[(.*?)\]", r"one of \1", message)
     message = message.replace("Expected a int", "Expected an integer").replace("Expected a float", "Expected a number")
     message = re.sub(r'Parser key "([\w.]+)"([ \w]*):', r"\1\2:", message)
-    return " ".join(message.replace("\n  - ", "\n").split())
+    message = " ".join(message.replace("\n  - ", "\n").split()).replace(":;", ":")
+    return re.sub(r"Problem with given class_path '([\w.]+)': Option '(\w+)' is not accepted", _in_its_words, message)
+
+
+def _in_its_words(refusal: re.Match[str]) -> str:
+    """Return what a schedule of lit_cosine says of an argument that it does not have."""
+    name = refusal[1].rpartition(".")[2]
+    if name in schedules.names():
+        try:
+            getattr(schedules, name)(**{refusal[2]: 0})
+        except TypeError as error:
+            return str(error)
+    return refusal[0]

@@ -7,16 +7,17 @@ command, which knows the classes. A misspelt option or key is refused with the k
 from __future__ import annotations
 
 import difflib
+import re
 from argparse import ArgumentError
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 
 from lit_cosine._checks import shown
 from lit_cosine.cli._parser import given, with_underscores
-from lit_cosine.cli._yaml import read_yaml
+from lit_cosine.cli._yaml import lines_of, read_yaml
 from lit_cosine.schedules import names, with_hint
 
-__all__ = ["HELP", "OF_TRAIN", "check_audit", "check_predict", "check_test", "check_train", "configurations"]
+__all__ = ["HELP", "OF_TRAIN", "check_audit", "check_predict", "check_test", "check_train", "configurations", "located"]
 
 HELP = {
     "config": "A YAML file with any of these options, such as the config.yaml of a run.",
@@ -130,11 +131,13 @@ def _check(command: str, arguments: Sequence[str]) -> None:
     for path, content in contents:
         for key in content:
             if key not in _KEYS:
-                raise ArgumentError(None, _unknown(f"{path}: unknown key {shown(key)}", str(key), _KEYS))
+                (line, *_) = lines_of(path, str(key))
+                raise ArgumentError(None, _unknown(f"{path}, line {line}: unknown key {shown(key)}", str(key), _KEYS))
         model = content.get("model")
         schedule = model.get("schedule") if isinstance(model, dict) else None
         if isinstance(schedule, str) and schedule.isidentifier():
-            _check_schedule(f"{path}: model.schedule", schedule)
+            (line, *_) = lines_of(path, "model.schedule")
+            _check_schedule(f"{path}, line {line}: model.schedule", schedule)
     if (schedule := options.get("--model.schedule", "")).isidentifier():
         _check_schedule("model.schedule", schedule)
     asks_only = {"--print_config", "--config", "-c"} & {*options} or any(name.startswith("--help.") for name in options)
@@ -167,6 +170,27 @@ def configurations(arguments: Sequence[str]) -> Iterator[tuple[str, Mapping[str,
         if not isinstance(content, dict):
             raise ArgumentError(None, f"config: {path} must hold options by name, got {shown(content)}")
         yield path, content
+
+
+def located(message: str, arguments: Sequence[str]) -> str:
+    """Return a refusal with the file and line of the key it begins with, where a ``--config`` alone has given that.
+
+    Args:
+        message: The refusal, such as ``model.lr: Expected a number``.
+        arguments: The command line after the subcommand.
+    """
+    found = re.match(r"(?i:Group '([\w.]+)' does not accept option ')?(\w+(?:\.\w+)*)", message)
+    options = list(given(with_underscores(arguments)))
+    files = [path for name, path in options if name in ("--config", "-c")]
+    if found is None or not files:
+        return message
+    key = ".".join(filter(None, found.groups())).replace(".init_args", "")
+    try:
+        places = [f"{path}, line {line}" for path in files for line in lines_of(path, key)]
+    except ValueError:  # the refusal is of that file, and names it
+        return message
+    elsewhere = any(f".{name.lstrip('-').replace('.init_args', '')}".endswith(f".{key}") for name, _ in options)
+    return message if elsewhere or len(places) != 1 else f"{places[0]}: {message}"
 
 
 def _unknown(problem: str, name: str, known: Sequence[str], dashes: str = "") -> str:

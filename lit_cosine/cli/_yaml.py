@@ -13,7 +13,7 @@ import yaml
 
 from lit_cosine._checks import shown
 
-__all__ = ["parse_yaml", "read_yaml"]
+__all__ = ["lines_of", "parse_yaml", "read_yaml"]
 
 _MOST_BYTES = 2**20
 _MOST_VALUES = 100_000
@@ -44,6 +44,27 @@ def read_yaml(path: str | Path) -> Any:
     if len(text) > _MOST_BYTES:
         raise ValueError(f"{path} is larger than {_MOST_BYTES:,} characters, which no configuration is")
     return parse_yaml(text, str(path))
+
+
+def lines_of(path: str | Path, key: str) -> list[int]:
+    """Return the lines of a YAML file that hold ``key``, dotted, as a whole or as the end of a longer one.
+
+    Raises:
+        ValueError: As in :func:`read_yaml`.
+    """
+    read_yaml(path)  # within its limits the loop ends
+    found = []
+    left = [("", yaml.compose(Path(path).read_text(encoding="utf-8"), Loader=yaml.SafeLoader))]
+    for name, node in left:
+        if isinstance(node, yaml.SequenceNode):
+            left += [(name, item) for item in node.value]
+        elif isinstance(node, yaml.MappingNode):
+            for inner, value in node.value:
+                below = name if inner.value == "init_args" else f"{name}.{inner.value}"
+                left.append((below, value))
+                if below != name and below.endswith(f".{key}"):
+                    found.append(inner.start_mark.line + 1)
+    return found
 
 
 def parse_yaml(text: str, name: str) -> Any:

@@ -72,7 +72,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             with stop_signals():
                 return _run(name, rest)
         except ArgumentError as error:
-            print(f"{program}: error: {in_one_line(str(error), _MOST_CHARACTERS)}", file=sys.stderr)
+            sentence = _function("_usage:located")(str(error), rest)
+            print(f"{program}: error: {in_one_line(sentence, _MOST_CHARACTERS)}", file=sys.stderr)
             return 2
         except SystemExit as stop:
             if stop.code not in STOPPED:
