@@ -34,7 +34,7 @@ def draw(comparison: Comparison, floors: Comparison | None = None) -> Figure:
         floors: A comparison of cosines with several floors; without one, the heat map is of LR x schedule.
     """
     one_lr = len(comparison.lrs) == 1
-    figure = Figure(figsize=(17, 5) if one_lr else (15, 10), layout="constrained")
+    figure = Figure(figsize=(13.6, 4) if one_lr else (12, 8), dpi=125, layout="constrained")
     panels = figure.subplots(1, 3) if one_lr else figure.subplots(2, 2).ravel()
     lrs, losses, last = panels[:3]
     drawn = _chosen(comparison)
@@ -52,15 +52,17 @@ def draw(comparison: Comparison, floors: Comparison | None = None) -> Figure:
             means = [mean(comparison.values()[:, index, place]) for place in order]
             _line_with_band(last, np.asarray(comparison.lrs)[order], means, name, {"color": colour, "marker": "o"})
     lrs.set(title="Learning rate", xlabel="optimizer step", ylabel="factor of the peak LR")
-    losses.set(title=f"{_title(comparison.select)} at the best LR", xlabel="optimizer step", ylabel="mean, 95 % band")
+    at_best = f"{_title(comparison.select)} at the best LR"
+    losses.set(title=at_best, xlabel="optimizer step", ylabel=f"{_title(comparison.select).lower()}, mean")
     of_all = (
         f", {len(drawn)} of {len(comparison.schedules)} schedules" if len(drawn) < len(comparison.schedules) else ""
     )
-    figure.supxlabel(f"{comparison.scope}{of_all}", fontsize=9)
+    figure.supxlabel(f"bands: 95 % intervals; {comparison.scope}{of_all}", fontsize=9)
     if one_lr:
         _means(last, comparison)
     else:
-        last.set(title=f"{_title(comparison.report)} against peak LR", xlabel="peak LR", ylabel="mean, 95 % band")
+        against = f"{_title(comparison.report)} against peak LR"
+        last.set(title=against, xlabel="peak LR", ylabel=f"{_title(comparison.report).lower()}, mean")
         if not comparison.diverged.all():  # otherwise nothing is drawn, and a logarithmic axis has no limits
             last.set_xscale("log")
             last.xaxis.set_major_formatter("{x:g}")
@@ -113,7 +115,7 @@ def _means(axes: Any, comparison: Comparison) -> None:
     axes.invert_yaxis()
     axes.grid(alpha=0.3, axis="x")
     title = f"{_title(comparison.report)} at LR {comparison.lrs[0]:g}"
-    axes.set(title=title, xlabel="mean, 95 % interval")
+    axes.set(title=title, xlabel=f"{_title(comparison.report).lower()}, mean and 95 % interval")
 
 
 def _title(measure: Measure) -> str:
