@@ -1,6 +1,9 @@
 """The site: ``sphinx-build -W docs build/site`` (extra ``docs``)."""
 
+import inspect
 from importlib import metadata
+
+from sphinx.util.inspect import stringify_signature
 
 project = "lit_cosine"
 author = "the lit_cosine developers"
@@ -31,4 +34,19 @@ html_theme_options = {
     "source_branch": "main",
     "source_directory": "docs/",
 }
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
 exclude_patterns = ["_build", "_options.md"]
+
+
+def setup(app):
+    """Show the arguments of curves, which have a ``__new__`` that takes any."""
+
+    def signature(app, what, name, obj, options, arguments, returns):
+        if what == "class" and arguments and arguments.startswith("(*args"):
+            return stringify_signature(
+                inspect.signature(obj), show_annotation=False, show_return_annotation=False
+            ), None
+        return None
+
+    app.connect("autodoc-process-signature", signature)
