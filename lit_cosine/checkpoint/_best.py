@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 
-from lit_cosine._checks import check_choice, check_text
+from lit_cosine._checks import check_choice, check_text, shown
 
 __all__ = ["Best"]
 
@@ -55,7 +55,7 @@ class Best:
             if self._validated:  # before a validation it may be logged later
                 names = ", ".join(sorted(trainer.callback_metrics)) or "nothing"
                 rank_zero_warn(
-                    f"monitor={self.monitor!r} was not logged, so there is no best checkpoint; logged: {names}"
+                    f"monitor={shown(self.monitor)} was not logged, so there is no best checkpoint; logged: {names}"
                 )
                 self.monitor = None
             return None

@@ -11,6 +11,7 @@ import re
 import shutil
 from pathlib import Path
 
+from lit_cosine._checks import shown
 from lit_cosine._files import WriterLock
 from lit_cosine.checkpoint._checkpoint_file import link_checkpoint
 from lit_cosine.checkpoint._checkpoint_io import LAST
@@ -46,7 +47,7 @@ class RunFolder:
             ValueError: If ``name`` is not that of a checkpoint in this folder.
         """
         if not _NAME.fullmatch(name):
-            raise ValueError(f"a checkpoint's name must be epoch=E-step=S.ckpt, got {name!r}")
+            raise ValueError(f"a checkpoint's name must be epoch=E-step=S.ckpt, got {shown(name)}")
         return self.path / name
 
     def found(self) -> str | None:

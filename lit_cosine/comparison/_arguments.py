@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from lit_cosine._checks import as_number, check_choice
+from lit_cosine._checks import as_number, check_choice, shown
 from lit_cosine.schedules import Schedule, check_schedule
 
 __all__ = [
@@ -45,16 +45,16 @@ def check_schedules(schedules: Any) -> dict[str, Schedule]:
     {'cosine 1 -> 0': Cosine(start=1.0, end=0.0, k=1.0), 'low': Cosine(start=1.0, end=0.1, k=1.0)}
     """
     if isinstance(schedules, Schedule) or not isinstance(schedules, (Mapping, Sequence)):
-        raise TypeError(f"schedules must be a mapping or a list of schedules, got {schedules!r}")
+        raise TypeError(f"schedules must be a mapping or a list of schedules, got {shown(schedules)}")
     pairs = list(schedules.items()) if isinstance(schedules, Mapping) else []
     for entry in () if isinstance(schedules, Mapping) else schedules:
         pairs.append(entry if isinstance(entry, tuple) and len(entry) == 2 else (str(entry), entry))
     if not pairs:
         raise ValueError("schedules must hold at least one schedule, got none")
     for name, schedule in pairs:
-        check_schedule(f"schedules[{name!r}]", schedule)
+        check_schedule(f"schedules[{shown(name)}]", schedule)
     if doubles := [name for name, count in Counter(name for name, _ in pairs).items() if count > 1]:
-        raise ValueError(f"schedules must have different names, got {doubles[0]!r} twice")
+        raise ValueError(f"schedules must have different names, got {shown(doubles[0])} twice")
     return dict(pairs)
 
 
@@ -62,7 +62,7 @@ def check_baseline(baseline: str | None, schedules: Mapping[str, Schedule]) -> s
     """Return the name of the baseline; the first schedule's where None."""
     baseline = next(iter(schedules)) if baseline is None else baseline
     if baseline not in schedules:
-        raise ValueError(f"baseline must be one of {', '.join(schedules)}, got {baseline!r}")
+        raise ValueError(f"baseline must be one of {', '.join(schedules)}, got {shown(baseline)}")
     return baseline
 
 
@@ -78,13 +78,13 @@ def check_lrs(lrs: Any) -> tuple[float, ...]:
             raise TypeError
         values = tuple(float(lr) for lr in lrs)
     except (TypeError, ValueError):
-        raise TypeError(f"lrs must be a list of numbers, got {lrs!r}") from None
+        raise TypeError(f"lrs must be a list of numbers, got {shown(lrs)}") from None
     if not values:
         raise ValueError("lrs must hold at least one LR, got none")
     if wrong := [lr for lr in values if not (math.isfinite(lr) and lr > 0.0)]:
         raise ValueError(f"lrs must be finite and > 0, got {wrong[0]}")
     if len(set(values)) < len(values):
-        raise ValueError(f"lrs must differ from each other, got {list(values)}")
+        raise ValueError(f"lrs must differ from each other, got {shown(list(values))}")
     return values
 
 
@@ -92,16 +92,16 @@ def check_seeds(seeds: Any) -> Sequence[int]:
     """Return the seeds; a number n of seeds stands for 0, …, n - 1 and gives a range, which needs no memory."""
     if isinstance(seeds, int) and not isinstance(seeds, bool):
         if seeds < 1:
-            raise ValueError(f"seeds must be at least 1, got {seeds}")
+            raise ValueError(f"seeds must be at least 1, got {shown(seeds)}")
         if seeds > sys.maxsize:
-            raise ValueError(f"seeds must be at most {sys.maxsize}, got {seeds}")
+            raise ValueError(f"seeds must be at most {sys.maxsize}, got {shown(seeds)}")
         return range(seeds)
     if not isinstance(seeds, Sequence) or not all(isinstance(s, int) and not isinstance(s, bool) for s in seeds):
-        raise TypeError(f"seeds must be a number of seeds or a list of integers, got {seeds!r}")
+        raise TypeError(f"seeds must be a number of seeds or a list of integers, got {shown(seeds)}")
     if not seeds:
         raise ValueError("seeds must hold at least one seed, got none")
     if min(seeds) < 0:
-        raise ValueError(f"seeds must be >= 0, got {min(seeds)}")
+        raise ValueError(f"seeds must be >= 0, got {shown(min(seeds))}")
     if len(set(seeds)) < len(seeds):
         raise ValueError(f"seeds must differ from each other, got {list(seeds)}")
     return seeds

@@ -298,7 +298,7 @@ def _as_comparison(
 def _check_metric(metric: str, row: dict[str, Any]) -> None:
     if row["status"] == "ok" and metric not in row["metrics"] and not row["curve"]:
         names = ", ".join(sorted(row["metrics"])) or "none"
-        raise NoAnswer(f"metric must be one that the module logs, which are {names}; got {metric!r}")
+        raise NoAnswer(f"metric must be one that the module logs, which are {names}; got {shown(metric)}")
 
 
 def _check_named(name: str, values: Any) -> tuple[float, ...]:

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from lit_cosine._checks import check_choice
+from lit_cosine._checks import check_choice, shown
 from lit_cosine.comparison._statistics import Mean, PairedDifference, mean, paired_differences
 from lit_cosine.comparison.stacked import METRICS
 from lit_cosine.schedules import Schedule
@@ -324,7 +324,7 @@ class Comparison:
 
     def _place(self, schedule: str) -> int:
         if schedule not in self.schedules:
-            raise ValueError(f"schedule must be one of {', '.join(self.schedules)}, got {schedule!r}")
+            raise ValueError(f"schedule must be one of {', '.join(self.schedules)}, got {shown(schedule)}")
         return list(self.schedules).index(schedule)
 
 

@@ -61,7 +61,7 @@ def resolve(name: str, given: Any) -> Maker:
         try:
             given = getattr(import_module(module), attribute)
         except (ImportError, AttributeError, ValueError) as error:
-            raise ValueError(f"{name} must be importable as module:Name, got {given!r}: {error}") from None
+            raise ValueError(f"{name} must be importable as module:Name, got {shown(given)}: {error}") from None
     if not callable(given) or "<" in getattr(given, "__qualname__", "<"):
         raise TypeError(
             f"{name} must be a class or a function at the top level of a module, which other processes can import; "

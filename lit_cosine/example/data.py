@@ -68,7 +68,7 @@ class TabularDataModule(SafeLoading, LightningDataModule):  # type: ignore[misc]
         self.batch_size = as_integer("batch_size", batch_size, least=1)
         self.test_size = as_number("test_size", test_size)
         if not 0.0 < self.test_size < 1.0:
-            raise ValueError(f"test_size must be a fraction in (0, 1), got {test_size!r}")
+            raise ValueError(f"test_size must be a fraction in (0, 1), got {shown(test_size)}")
         self.standardize = as_flag("standardize", standardize)
         self.split_seed = as_integer("split_seed", split_seed, least=0, most=2**32 - 1)  # the range of RandomState
         self.seed = as_integer("seed", seed, least=0)
@@ -224,7 +224,8 @@ def _as_features(features: Any) -> NDArray[Any]:
     wrong = np.argwhere(~(np.abs(x) <= np.finfo(np.float32).max))  # nan fails the comparison too
     if len(wrong):
         row, at = wrong[0]
-        raise ValueError(f"features must be finite as float32, got {x[row, at]} in row {row}, column {names[at]!r}")
+        column = shown(names[at])
+        raise ValueError(f"features must be finite as float32, got {x[row, at]} in row {row}, column {column}")
     return x
 
 
@@ -263,12 +264,12 @@ def _as_numbers(name: str, array: NDArray[Any], columns: Sequence[Any] = ()) -> 
     if array.dtype.kind in "fiub":
         return array
     if array.dtype.kind in "mM":  # as objects, some of them would be integers
-        raise ValueError(f"{name} must be numbers, got the type {array.dtype}")
+        raise ValueError(f"{name} must be numbers, got the type {in_one_line(str(array.dtype), 80)}")
     array = array.astype(object)  # of text, str and not numpy.str_
     wrong = ~np.frompyfunc(lambda value: isinstance(value, Real), 1, 1)(array).astype(bool)
     if wrong.any():
         row, *column = place = tuple(np.argwhere(wrong)[0])
-        where = f"row {row}" + (f", column {columns[column[0]]!r}" if column else "")
+        where = f"row {row}" + (f", column {shown(columns[column[0]])}" if column else "")
         remedy = "fill in missing values, and encode text first, for example with pandas.get_dummies"
         raise ValueError(f"{name} must be numbers, got {shown(array[place])} in {where}: {remedy}")
     return array.astype(np.float64)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from lightning.pytorch.callbacks import EarlyStopping
 from typing_extensions import override
 
-from lit_cosine._checks import as_integer, as_number, check_choice, check_text
+from lit_cosine._checks import as_integer, as_number, check_choice, check_text, shown
 from lit_cosine.schedules import Duration
 from lit_cosine.training._learning_rate_scheduler import LearningRateScheduler
 from lit_cosine.training._trainer_lr import TrainerLR
@@ -98,7 +98,8 @@ class CooldownOnPlateau(EarlyStopping):
             if self.monitor in trainer.callback_metrics:
                 raise
             logged = ", ".join(sorted(map(str, trainer.callback_metrics))) or "nothing"
-            raise ValueError(f"monitor must be a logged metric, got {self.monitor!r}; logged are {logged}") from error
+            got = shown(self.monitor)
+            raise ValueError(f"monitor must be a logged metric, got {got}; logged are {logged}") from error
 
     def _schedulers(self, trainer: Trainer) -> list[TrainerLR]:
         found = [config.scheduler for config in trainer.lr_scheduler_configs]

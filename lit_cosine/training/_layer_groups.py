@@ -113,14 +113,14 @@ def _checked(rules: Any, names: Sequence[str]) -> list[tuple[re.Pattern[str], di
         try:
             pattern = re.compile(text)
         except re.error as error:
-            raise ValueError(f"rules: {text!r} is no regular expression: {error}") from None
+            raise ValueError(f"rules: {shown(text)} is no regular expression: {error}") from None
         if not any(pattern.search(name) for name in names):
             some = ", ".join(names[:8]) + (", …" if len(names) > 8 else "")
-            raise ValueError(f"rules: {text!r} matches no parameter; the names are {some}")
+            raise ValueError(f"rules: {shown(text)} matches no parameter; the names are {some}")
         if unknown := {"params", "name"} & {*entries}:
-            raise ValueError(f"rules: {text!r} must not set {min(unknown)}, which param_groups makes")
+            raise ValueError(f"rules: {shown(text)} must not set {min(unknown)}, which param_groups makes")
         numbers = {
-            key: as_number(f"rules[{text!r}].{key}", entries[key], least=0.0)
+            key: as_number(f"rules[{shown(text)}].{key}", entries[key], least=0.0)
             for key in ("lr", "weight_decay")
             if key in entries
         }

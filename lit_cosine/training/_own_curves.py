@@ -8,7 +8,7 @@ from typing import Any
 
 from torch.optim import Optimizer
 
-from lit_cosine._checks import shown
+from lit_cosine._checks import in_one_line, shown
 from lit_cosine._compat import has_class
 from lit_cosine.schedules import Duration, Schedule, as_schedule
 from lit_cosine.training._changes import log_warning
@@ -46,14 +46,16 @@ def as_own_curves(groups: Any) -> dict[str, OwnCurve]:
     for pattern, given in groups.items():
         if not isinstance(pattern, str) or not pattern:
             raise TypeError(f"groups must be keyed by names of param groups, got {shown(pattern)}")
-        where = f"groups.{pattern}"
+        where = f"groups.{in_one_line(pattern, 80)}"
         if not isinstance(given, Mapping) or "class_path" in given:
             found[pattern] = OwnCurve({"lr": _schedule(where, given)})
             continue
         if "lr" in given:
             raise ValueError(f"{where}: the curve of the LR is its schedule: write schedule, got lr")
         keys = ["schedule", *(key for key in given if key not in _KEYS)]
-        curves = {key: _schedule(f"{where}.{key}", given[key], key) for key in keys if key in given}
+        curves = {
+            key: _schedule(f"{where}.{in_one_line(str(key), 80)}", given[key], key) for key in keys if key in given
+        }
         schedules = {"lr" if key == "schedule" else key: curve for key, curve in curves.items()}
         lengths = {key: Duration.parse(given[key], f"{where}.{key}") for key in ("warmup", "cooldown") if key in given}
         cooldown = given.get("cooldown_schedule")
@@ -74,7 +76,7 @@ def check_patterns(patterns: Iterable[str], optimizers: Sequence[Optimizer], cal
         return
     if missing := unmatched(patterns, optimizers):
         known = ", ".join(dict.fromkeys(names[0] for names in _names(optimizers)))
-        raise ValueError(f"groups: {missing[0]!r} names no param group; the groups are {known}")
+        raise ValueError(f"groups: {shown(missing[0])} names no param group; the groups are {known}")
 
 
 def check_keys_of(

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from lit_cosine._checks import check_text, in_one_line
 from lit_cosine._compat import last_written_lrs, tensor_version
 from lit_cosine.schedules import with_hint
 
@@ -57,13 +58,18 @@ def check_key(optimizer: Optimizer, key: str, others: Sequence[str] = ()) -> Non
     """Refuse an entry of the param groups that none of them has, or that is no number.
 
     ``others`` are what the key may have been meant to be, besides an entry.
+
+    Raises:
+        TypeError: If ``key`` is no text.
+        ValueError: If it is not the name of a number.
     """
+    check_text("key", key)
     values = [read_entry(group, key) for group in optimizer.param_groups]
     if not all(value is None or _is_number(value) for value in values) or all(value is None for value in values):
         group = optimizer.param_groups[0]
         known = [name for name in (*group, *_BETAS) if name != "params" and _is_number(read_entry(group, name))]
-        problem = f"{key} is not a number in the param groups of {type(optimizer).__name__}, so it cannot be scheduled"
-        raise ValueError(with_hint(problem, key, (*known, *others)))
+        which = f"{in_one_line(key, 80)} is not a number in the param groups of {type(optimizer).__name__}"
+        raise ValueError(with_hint(f"{which}, so it cannot be scheduled", key, (*known, *others)))
 
 
 def own_names(optimizer: Optimizer) -> list[str | None]:

@@ -12,7 +12,7 @@ from typing import Any, get_args
 from torch.optim import Optimizer
 from typing_extensions import override
 
-from lit_cosine._checks import check_choice
+from lit_cosine._checks import check_choice, in_one_line
 from lit_cosine._compat import has_class, has_step_hooks
 from lit_cosine.schedules import Constant, Duration, OneMinusSqrt, OnResize, Schedule, Unit
 from lit_cosine.training._changes import ENDLESS, Lengths, log_warning
@@ -160,7 +160,7 @@ class TrainerLR(ScheduleLR):
         try:
             planned = of_run.with_parts(parts[0] or of_run.warmup, parts[1] or of_run.cooldown)
         except ValueError as error:
-            raise ValueError(f"groups.{pattern}: {error}") from None
+            raise ValueError(f"groups.{in_one_line(pattern, 80)}: {error}") from None
         self._plans.append(planned)
         self._curves_of_groups[pattern] = Played.of_run(
             own.schedules.get(key, schedule),
