@@ -25,6 +25,7 @@ __all__ = [
     "option_names",
     "parse",
     "refuse_unknown",
+    "up_to_help",
     "with_name_hint",
     "with_underscores",
 ]
@@ -98,6 +99,21 @@ def with_underscores(arguments: Iterable[str]) -> list[str]:
 def _with_underscores(argument: str) -> str:
     name, equals, value = argument[2:].partition("=")
     return f"--{name.replace('-', '_')}{equals}{value}"
+
+
+def up_to_help(arguments: Sequence[str]) -> list[str]:
+    """Return the command line up to the first ``--NAME.help [CLASS]``.
+
+    jsonargparse would take what follows for options of that class, and exit by itself.
+
+    >>> up_to_help(["--a", "1", "--trainer.strategy.help", "DDPStrategy", "--b=2"])
+    ['--a', '1', '--trainer.strategy.help', 'DDPStrategy']
+    """
+    for at, (argument, after) in enumerate(zip(arguments, [*arguments, "--"][1:], strict=True)):
+        name, equals, _ = argument.partition("=")
+        if name.startswith("--") and name.endswith(".help"):
+            return list(arguments[: at + 1 + (not equals and not after.startswith("-"))])
+    return list(arguments)
 
 
 def given(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
