@@ -4,4 +4,5 @@ import sys
 
 from lit_cosine.cli.main import main
 
-sys.exit(main())
+if __name__ == "__main__":  # not in a process that a spawning strategy starts
+    sys.exit(main())

@@ -27,7 +27,7 @@ from lit_cosine._checks import as_integer, shown
 from lit_cosine._files import new_file
 from lit_cosine.audit import ScheduleAudit
 from lit_cosine.checkpoint import ExactResume, SafeCheckpointIO
-from lit_cosine.cli._parser import given, group_help, one_sentence, with_name_hint, with_underscores
+from lit_cosine.cli._parser import given, group_help, one_sentence, up_to_help, with_name_hint, with_underscores
 from lit_cosine.cli._resume import (
     AlreadyRead,
     check_hyperparameters,
@@ -118,7 +118,7 @@ class ArticleCLI(LightningCLI):
                 print(group_help(parser, argument.removeprefix("--help.")))
                 raise SystemExit(0)
         try:
-            self.config = parser.parse_args(line)
+            self.config = parser.parse_args(up_to_help(line))
         except ArgumentError as error:
             options = list(vars(parser.get_defaults().as_flat()))
             raise ArgumentError(None, with_name_hint(one_sentence(str(error)), options)) from None
@@ -163,9 +163,11 @@ class ArticleCLI(LightningCLI):
         check_network(self.model, self.datamodule.num_features, self.datamodule.num_classes)
         if self.resumed is not None:
             check_hyperparameters(self.checkpoint, self.model, self.resumed)
-            if check_progress(self.checkpoint, max_epochs, config["max_steps"]):
-                on = f"lit-cosine train --resume {self.resumed} --trainer.max_epochs N --model.on_resize restart"
-                raise RunComplete(f"{self.resumed} is complete. To train on: {on}")
+            if larger := check_progress(self.checkpoint, max_epochs, config["max_steps"]):
+                best = self.resumed / "checkpoints" / "best.ckpt"
+                tested = f"lit-cosine test --ckpt_path {best if best.is_file() else self.ckpt_path}"
+                on = f"lit-cosine train --resume {self.resumed} {larger} --model.on_resize restart"
+                raise RunComplete(f"{self.resumed} is complete. To test it: {tested}. To train on: {on}")
         listed = config["callbacks"] if isinstance(config["callbacks"], list) else [config["callbacks"]]
         extra: list[Callback] = list(self._callbacks)
         if bar and not any(isinstance(callback, ProgressBar) for callback in listed):

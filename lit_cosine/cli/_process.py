@@ -13,29 +13,35 @@ import warnings
 from argparse import ArgumentError
 from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing import active_children
 from pathlib import Path
+from pydoc import locate
 from typing import Any
 
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only
+from torch.multiprocessing.spawn import ProcessRaisedException
 from typing_extensions import override
 
 from lit_cosine.checkpoint import CheckpointWriteError
 from lit_cosine.cli._parser import one_sentence
 from lit_cosine.cli._shell import STOPPED, Stopped
 
-__all__ = ["TrainingBegan", "quiet", "refusing", "stopping", "threads"]
+__all__ = ["TrainingBegan", "in_one_process", "quiet", "refusing", "stopping", "threads"]
 
 _TINY = 10_000_000
 """Multiplications that one core does in about a millisecond; below it, threads wait for each other longer than that."""
+
+_PATIENCE = 3.0
+"""Seconds in which the processes of a run end by the signal that they share with this one."""
 
 _REFUSED = (ArgumentError, MemoryError, MisconfigurationException, OSError, TypeError, ValueError)
 
 
 class TrainingBegan(Callback):
-    """Records in ``yes`` whether training has begun."""
+    """Records in ``yes`` whether training has begun in this process."""
 
     def __init__(self) -> None:
         self.yes = False
@@ -46,19 +52,43 @@ class TrainingBegan(Callback):
 
 
 @contextmanager
+def in_one_process() -> Iterator[None]:
+    """Raise what ended a forked or spawned process, of which torch gives the traceback as text; stop them with this."""
+    try:
+        yield
+    except SystemExit:
+        launched = [child for child in active_children() if not child.daemon]
+        for child in launched:  # Ctrl-C reaches them too; without a signal they train on, and this process waits
+            child.join(_PATIENCE / len(launched))
+            if child.is_alive():
+                child.terminate()
+        raise
+    except ProcessRaisedException as error:
+        name, _, message = error.msg.rstrip().rpartition("\n")[2].partition(": ")
+        kind = locate(name)
+        kinds: list[type[Exception]] = [FloatingPointError, CheckpointWriteError]
+        kinds += [] if "training_epoch_loop.py" in error.msg else [*_REFUSED[1:]]  # training had begun
+        for one in kinds:
+            if isinstance(kind, type) and issubclass(kind, one):
+                raise one(message) from None
+        raise
+
+
+@contextmanager
 def refusing(unless: TrainingBegan | None = None, made: Path | None = None) -> Iterator[None]:
     """Turn an error in the input into an ``ArgumentError`` of one sentence, until training has begun.
 
     Args:
         unless: Whether training has begun.
-        made: The run's new folder, which is removed if training has not begun.
+        made: The run's new folder, which is removed if training has not begun and it holds no checkpoint (training in
+            forked processes begins there).
     """
     try:
         yield
     except BaseException as error:
         if unless is not None and unless.yes:
             raise
-        if made is not None:
+        if made is not None and not any(made.glob("checkpoints/*.ckpt")):
             shutil.rmtree(made, ignore_errors=True)
         if isinstance(error, _REFUSED):
             raise ArgumentError(None, one_sentence(str(error))) from error
@@ -81,20 +111,24 @@ def stopping(run: str | Path) -> Iterator[None]:
 @contextmanager
 def quiet() -> Iterator[None]:
     """Suppress what Lightning says of every run of this command and what requires nothing of its user."""
-    logger = logging.getLogger("lightning.pytorch.utilities.rank_zero")
+    loggers = [
+        logging.getLogger(name) for name in ("lightning.pytorch.utilities.rank_zero", "torch.multiprocessing.spawn")
+    ]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*does not have many workers")
         warnings.filterwarnings("ignore", ".*treespec, LeafSpec.* is deprecated")
-        logger.addFilter(_is_news)
+        for logger in loggers:
+            logger.addFilter(_is_news)
         try:
             yield
         finally:
-            logger.removeFilter(_is_news)
+            for logger in loggers:
+                logger.removeFilter(_is_news)
 
 
 def _is_news(record: logging.LogRecord) -> bool:
-    """Return whether it is not that training ended, which comes before the last epoch's line and says less."""
-    return not record.getMessage().startswith("`Trainer.fit` stopped: `max_epochs=")
+    """Return whether it is not that training ended, which another line says, or that processes end with the first."""
+    return not record.getMessage().startswith(("`Trainer.fit` stopped: `max_epochs=", "Terminating process"))
 
 
 @contextmanager

@@ -165,8 +165,8 @@ def hyperparameters(checkpoint: dict[str, Any]) -> dict[str, Any]:
     return values
 
 
-def check_progress(checkpoint: dict[str, Any], max_epochs: int | None, max_steps: int) -> bool:
-    """Return whether the run is complete: it has done its epochs or its steps.
+def check_progress(checkpoint: dict[str, Any], max_epochs: int | None, max_steps: int) -> str:
+    """Return the options that would have to grow for the run to continue: it has done its epochs or its steps.
 
     Raises:
         CheckpointError: If the checkpoint does not say how far the run is.
@@ -180,4 +180,5 @@ def check_progress(checkpoint: dict[str, Any], max_epochs: int | None, max_steps
         raise CheckpointError("the checkpoint does not say how many epochs and steps the run has done") from None
     if max_epochs is not None and -1 < max_epochs < epochs:
         raise ValueError(f"trainer.max_epochs must be at least the {epochs} epochs of the run, got {max_epochs}")
-    return max_epochs == epochs or -1 < max_steps <= steps
+    reached = {"max_epochs": max_epochs == epochs, "max_steps": -1 < max_steps <= steps}
+    return " ".join(f"--trainer.{name} N" for name, is_reached in reached.items() if is_reached)

@@ -10,17 +10,22 @@ import os
 import signal
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any, TextIO, cast
 
-__all__ = ["STOPPED", "Stopped", "safe_streams", "stop_signals", "warnings_as_warnings"]
+__all__ = ["STOPPED", "Stopped", "rank_zero_ended", "safe_streams", "stop_signals", "warnings_as_warnings"]
 
 STOPPED = {128 + signal.SIGINT: "Ctrl-C", 128 + signal.SIGTERM: "SIGTERM"}
 """Exit status of a command that was stopped -> what stopped it."""
 
+_PATIENCE = 30.0
+"""Seconds in which rank 0 ends for the reason for which another process of its run does."""
+
+_parent = os.getppid()  # early: rank 0 may end first
 _previous: dict[int, Any] = {}
 
 
@@ -35,6 +40,20 @@ class Stopped(SystemExit):
     def __init__(self, status: int, sentence: str = "") -> None:
         super().__init__(status)
         self.sentence = sentence
+
+
+def rank_zero_ended() -> bool:
+    """Return whether this process belongs to a distributed run whose rank 0 ends too, and waits for that.
+
+    Nearly always all processes of a run refuse the same thing, and rank 0, which is the parent of the others under
+    Lightning's launcher, gives the reason. A process that ends alone has to give it itself.
+    """
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        return False
+    deadline = time.monotonic() + _PATIENCE
+    while os.getppid() == _parent and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return os.getppid() != _parent
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from importlib import import_module
 from typing import Any, NamedTuple
 
 from lit_cosine._checks import in_one_line, shown
-from lit_cosine.cli._shell import STOPPED, safe_streams, stop_signals, warnings_as_warnings
+from lit_cosine.cli._shell import STOPPED, rank_zero_ended, safe_streams, stop_signals, warnings_as_warnings
 
 __all__ = ["main"]
 
@@ -72,11 +72,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
             with stop_signals():
                 return _run(name, rest)
         except ArgumentError as error:
+            if rank_zero_ended():
+                return 2
             sentence = _function("_usage:located")(str(error), rest)
             print(f"{program}: error: {in_one_line(sentence, _MOST_CHARACTERS)}", file=sys.stderr)
             return 2
         except SystemExit as stop:
             if stop.code not in STOPPED:
+                if isinstance(stop.code, str) and rank_zero_ended():
+                    return 1
                 raise
             if os.environ.get("LOCAL_RANK", "0") == "0":  # the processes of a distributed run are stopped together
                 sentence = getattr(stop, "sentence", "")

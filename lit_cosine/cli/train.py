@@ -16,7 +16,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from lit_cosine._files import new_file
 from lit_cosine.cli._lightning_cli import ArticleCLI, RunComplete, restored, run_of
-from lit_cosine.cli._process import TrainingBegan, quiet, refusing, stopping, threads
+from lit_cosine.cli._process import TrainingBegan, in_one_process, quiet, refusing, stopping, threads
 from lit_cosine.monitors import TrainingCurves
 
 __all__ = ["predict", "test", "train"]
@@ -36,6 +36,7 @@ def train(arguments: Sequence[str]) -> None:
         with (
             refusing(unless=began, made=cli.made),
             stopping(trainer.default_root_dir),
+            in_one_process(),
             threads(cli.config["threads"], trainer, cli.model, cli.datamodule.batch_size),
         ):
             trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=cli.ckpt_path, weights_only=True)

@@ -196,22 +196,21 @@ class Curves:
         for (pattern, curve), lengths in zip(self.by_pattern.items(), asked, strict=True):
             if pattern in new:
                 self._change_schedule(pattern, step, curve.fitted(step, lengths, on_resize), on_resize)
-        if not self.change_lengths(step, asked, on_resize, quiet="" in new):
+        refused = on_resize in ("continue", "keep") and self._is_idle(step)  # below, in a sentence that says it all
+        if not self.change_lengths(step, asked, on_resize, quiet=refused or "" in new):
             for (pattern, curve), lengths in zip(self.by_pattern.items(), asked, strict=True):
                 if pattern not in new and (saved := curve.lengths.warmup) != lengths.warmup:
                     log_warning("warmup_steps: %s, from the checkpoint; the code has %s", saved, lengths.warmup)
         changed = bool(new) or self.total != old
-        if (
-            changed
-            and counted
-            and step < self.total
-            and all(is_idle(one.planned, step) for one in self.by_pattern.values())
-        ):
+        if changed and counted and step < self.total and self._is_idle(step):
             raise ValueError(
                 f"all {self.total - step:,.0f} {counted} that are left would run at LR 0, because the schedule "
                 f'({self.run.planned.schedule}) had ended at {ended:,.0f}: on_resize="restart" or "rescale" anneals '
                 "again, a schedule whose end is above 0 continues there"
             )
+
+    def _is_idle(self, step: float) -> bool:
+        return all(is_idle(curve.planned, step) for curve in self.by_pattern.values())
 
     def _change_schedule(self, pattern: str, step: float, asked: Lengths, on_resize: OnResize) -> None:
         curve = self.by_pattern[pattern]

@@ -98,8 +98,8 @@ def test_a_finished_run_is_complete_and_says_what_would_train_on(capsys):
     assert resume() == 0
     assert capsys.readouterr().out.splitlines() == [
         "Resume: runs/run_1/checkpoints/last.ckpt",
-        "runs/run_1 is complete. To train on: lit-cosine train --resume runs/run_1 --trainer.max_epochs N "
-        "--model.on_resize restart",
+        "runs/run_1 is complete. To test it: lit-cosine test --ckpt_path runs/run_1/checkpoints/best.ckpt. "
+        "To train on: lit-cosine train --resume runs/run_1 --trainer.max_epochs N --model.on_resize restart",
     ]
     assert sorted(Path().rglob("*")) == before
     assert (
@@ -276,7 +276,7 @@ def test_two_processes_stop_together_go_on_and_end_as_one_would():
     command = [sys.executable, "-W", "ignore", str(Path(__file__).parents[2] / "scripts" / "train.py")]
 
     def launch(*arguments):
-        return subprocess.run([*command, *arguments], capture_output=True, text=True, env=environment)
+        return subprocess.run([*command, *arguments], capture_output=True, text=True, env=environment, timeout=200)
 
     Path("signal").write_text("SIGTERM 6")
     stopped = launch(*SMALL, "--model.network", f"{__name__}.Interrupted", *same, *two)
@@ -292,6 +292,28 @@ def test_two_processes_stop_together_go_on_and_end_as_one_would():
     for name, tensor in one["state_dict"].items():
         torch.testing.assert_close(both["state_dict"][name], tensor, rtol=1e-6, atol=1e-7)
     assert both["lr_schedulers"] == one["lr_schedulers"]
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("processes")
+@pytest.mark.parametrize("strategy", ["ddp", "ddp_fork"])
+def test_what_two_processes_refuse_is_one_sentence_and_no_checkpoint_is_lost(strategy):
+    command = [sys.executable, "-W", "ignore", "-m", "lit_cosine", "train", *SMALL, "--trainer.devices=2"]
+    command += [f"--trainer.strategy={strategy}", "--checkpoint.every_n_train_steps=1"]
+
+    def ended(*arguments):
+        done = subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=200)
+        assert "Traceback" not in done.stderr
+        return done.returncode, [line for line in done.stderr.splitlines() if line.startswith("lit-cosine train: ")]
+
+    status, (line,) = ended("--model.warmup=5000step")
+    assert status == 2
+    assert line.startswith('lit-cosine train: error: warmup ("5000step", 5,000) must be shorter than the run')
+    assert not any(Path("runs").iterdir())
+    status, (line,) = ended("--model.lr=1e30")
+    assert status == 1
+    assert "the loss is nan at epoch 0, step 1" in line
+    assert last("run_1")["global_step"] == 1
 
 
 @pytest.mark.slow
