@@ -272,13 +272,15 @@ def compare(args: argparse.Namespace) -> list[Row]:
 @command
 def compare_module(args: argparse.Namespace) -> list[Row]:
     """Time compare() on a LightningModule against plain Trainer runs, and two workers against one, per training."""
+    import logging
     import warnings
 
     import torch
     from benchmark_module import TRAININGS, by_compare, by_hand
 
     torch.set_num_threads(1)
-    warnings.filterwarnings("ignore", ".*does not have many workers")
+    warnings.simplefilter("ignore")
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)  # what a Trainer says of itself
     here = {"plain Trainer": by_hand, "compare(), serial": partial(by_compare, engine="serial")}
     workers = {f"compare(), workers={n}": partial(by_compare, engine="local", workers=n) for n in (1, 2)}
     clock = CLOCKS[args.clock]

@@ -5,6 +5,7 @@ import math
 import os
 import signal
 import socket
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -339,6 +340,14 @@ def test_a_killed_process_is_replaced_and_a_frozen_one_ended(tmp_path: Path) -> 
     assert killed == {0: 0, 1: Failure("its process was killed 3 times"), 2: 2}
     stopped = dict(Engine("local", workers=2, timeout=45.0).run(frozen, range(4)))
     assert stopped == {0: 0, 1: Failure("took longer than the timeout of 45 s"), 2: 2, 3: 3}
+
+
+def test_ray_that_is_not_installed_is_refused_with_the_command_that_installs_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)  # what Python takes for a missing module
+    with pytest.raises(ValueError, match=r"engine 'ray' needs Ray: pip install 'lit-cosine\[ray\]'"):
+        Engine("ray")
 
 
 @pytest.mark.slow
