@@ -42,7 +42,7 @@ from lit_cosine.dashboard import Dashboard
 from lit_cosine.example import LitClassifier, TabularDataModule, check_network
 from lit_cosine.monitors import EpochLine, LearningRateLogger, SteadyProgressBar, TrainingCurves
 
-__all__ = ["ArticleCLI", "RunComplete", "restored", "run_of"]
+__all__ = ["ArticleCLI", "RunComplete", "check_numbers", "restored", "run_of"]
 
 _TRAINER = {"max_epochs": 10, "default_root_dir": "runs", "log_every_n_steps": 1, "enable_model_summary": False}
 
@@ -123,7 +123,7 @@ class ArticleCLI(LightningCLI):
             options = list(vars(parser.get_defaults().as_flat()))
             raise ArgumentError(None, with_name_hint(one_sentence(str(error)), options)) from None
         self.config.pop("trust", None)  # stays out of the run's config.yaml
-        _check_numbers(self.config)
+        check_numbers(self.config)
         self.ckpt_path, self.output = self.config.get("ckpt_path"), self.config.get("output")
         if self.config["trainer"]["barebones"]:  # writes nothing, and Lightning refuses a logging interval beside it
             self.save_config_callback, self.config["trainer"]["log_every_n_steps"] = None, None
@@ -247,12 +247,14 @@ class _SaveChangedConfig(SaveConfigCallback):
         self.parser.save(self.config, str(path), skip_none=False, overwrite=True)
 
 
-def _check_numbers(config: Namespace) -> None:
-    """Refuse integers that no counter holds, and an accumulation of no batches."""
+def check_numbers(config: Namespace) -> None:
+    """Refuse integers that no counter holds, and intervals of nothing, which Lightning does not look at."""
     for name, value in vars(config.as_flat()).items():
         if isinstance(value, int) and not -(2**63) <= value < 2**63:
             raise ValueError(f"{name} must be below 2**63, got {shown(value)}")
-    as_integer("trainer.accumulate_grad_batches", config["trainer"]["accumulate_grad_batches"], least=1)
+    for name in ("accumulate_grad_batches", "check_val_every_n_epoch"):
+        if (value := config["trainer"][name]) is not None:
+            as_integer(f"trainer.{name}", value, least=1)
 
 
 def restored(command: str, arguments: Sequence[str]) -> tuple[ArticleCLI, LitClassifier]:

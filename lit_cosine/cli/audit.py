@@ -23,7 +23,7 @@ from typing_extensions import override
 from lit_cosine._files import new_file
 from lit_cosine.audit import ScheduleAudit, planned_curves
 from lit_cosine.audit import Situation as Plan
-from lit_cosine.cli._lightning_cli import ArticleCLI
+from lit_cosine.cli._lightning_cli import ArticleCLI, check_numbers
 from lit_cosine.cli._parser import given, up_to_help, with_underscores
 from lit_cosine.cli._process import quiet, refusing
 from lit_cosine.cli._terminal import chart, of_stdout
@@ -73,6 +73,7 @@ class _AnyCLI(LightningCLI):
     @override
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         self.config = parser.parse_args(up_to_help(cast("list[str]", args)))
+        check_numbers(self.config)
 
     @override
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
