@@ -380,7 +380,7 @@ class TestYamlAlone:
         shutil.copytree(CONFIG.parent, tmp_path, dirs_exist_ok=True)
         command = [sys.executable, "project.py", "fit", "--config", "run.yaml"]
         env = {"PYTHONPATH": str(Path(__file__).parents[1]), "PATH": "", "HOME": str(tmp_path)}
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=env, check=False)
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=env, check=False, timeout=250)
         assert done.returncode == 0, done.stderr
         assert "ScheduleAudit: nothing wrong in 24 updates (3 epochs)" in done.stderr
         assert points(tmp_path) == {"lr-Adam": curve(self.lrs)}

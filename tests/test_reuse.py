@@ -111,7 +111,13 @@ def test_two_processes_are_one(tmp_path: Path) -> None:
     for devices in (1, 2):
         command = [sys.executable, "job.py", str(devices), str(tmp_path)]
         done = subprocess.run(
-            command, cwd=tmp_path, capture_output=True, text=True, env=environment(tmp_path), check=False
+            command,
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            env=environment(tmp_path),
+            check=False,
+            timeout=140,
         )
         assert done.returncode == 0, done.stderr
     one, first, second = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("1-0", "2-0", "2-1"))

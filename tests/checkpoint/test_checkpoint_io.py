@@ -168,7 +168,10 @@ print(os.listdir(folder))
 
 def needs_mounts():
     own = ["unshare", "--user", "--map-root-user", "--mount"]
-    may = shutil.which("unshare") and subprocess.run([*own, "mount", "-t", "tmpfs", "tmpfs", "/mnt"]).returncode == 0
+    may = (
+        shutil.which("unshare")
+        and subprocess.run([*own, "mount", "-t", "tmpfs", "tmpfs", "/mnt"], timeout=60).returncode == 0
+    )
     if not may:
         pytest.skip("this system does not let a test mount a small disk of its own (unshare --user --mount)")
     return own
@@ -177,7 +180,7 @@ def needs_mounts():
 @pytest.mark.slow
 def test_full_disk_leaves_the_previous_checkpoint(tmp_path):
     command = [*needs_mounts(), sys.executable, "-c", FULL_DISK, str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=250)
     first, kept, second, left = done.stdout.splitlines()
     assert first == (
         f"checkpoint {tmp_path}/last.ckpt could not be written: No space left on device; the previous file is unchanged"
@@ -217,7 +220,7 @@ print(run.global_step == whole.global_step, weights(other) == weights(model))
 def test_run_stopped_by_a_full_disk_resumes_exactly_once_there_is_room(tmp_path):
     command = [*needs_mounts(), sys.executable, "-c", FULL_RUN, str(tmp_path)]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment, timeout=250)
     sentence, *rest = done.stdout.splitlines()
     assert re.fullmatch(r"checkpoint .*last.ckpt could not be written: No space left on device; the prev.*", sentence)
     assert rest == ["True", "True True"]

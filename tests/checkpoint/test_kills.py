@@ -40,7 +40,7 @@ FEW = [
 def test_killed_runs_end_as_the_run_that_was_not_killed(module, names, tmp_path):
     command = [sys.executable, "-W", "ignore", "-m", f"tests.helpers.{module}", str(tmp_path)]
     command += ["--kills", str(KILLS), "--seed", str(os.getpid()), "--only", *names]
-    done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True)
+    done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=850)
     assert done.returncode == 0, done.stderr
     results = json.loads(done.stdout.splitlines()[-1])
     assert all(results[name]["kills"] >= KILLS for name in names)

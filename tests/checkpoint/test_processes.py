@@ -88,7 +88,7 @@ def lrs(report):
 def test_two_processes_are_one_and_resume_exactly(tmp_path):
     (tmp_path / "job.py").write_text(ONE_HOST)
     command = [sys.executable, "job.py", str(tmp_path)]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment())
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment(), timeout=250)
     assert done.returncode == 0, done.stderr
     (single,) = reports(tmp_path, "single", 1)
     for report in reports(tmp_path, "double"):
@@ -150,13 +150,17 @@ def test_two_hosts_stop_together_and_resume_exactly(tmp_path):
     if (
         not all(map(shutil.which, ("unshare", "nsenter", "ip")))
         or subprocess.run(
-            [*own, "ip", "link", "add", "here", "type", "veth", "peer", "name", "there"], capture_output=True
+            [*own, "ip", "link", "add", "here", "type", "veth", "peer", "name", "there"],
+            capture_output=True,
+            timeout=60,
         ).returncode
     ):
         pytest.skip("this system does not let a test make network namespaces (unshare --user --net, ip link add)")
     (tmp_path / "job.py").write_text(TWO_HOSTS)
     shell = environment(PYTHON=sys.executable, FOLDER=str(tmp_path), OMP_NUM_THREADS="1")
-    done = subprocess.run([*own, "bash", "-c", HOSTS], cwd=tmp_path, capture_output=True, text=True, env=shell)
+    done = subprocess.run(
+        [*own, "bash", "-c", HOSTS], cwd=tmp_path, capture_output=True, text=True, env=shell, timeout=250
+    )
     assert done.returncode == 0, done.stderr
     whole, resumed = reports(tmp_path, "whole"), reports(tmp_path, "resumed")
     assert lrs(whole[0]) == lrs(whole[1])

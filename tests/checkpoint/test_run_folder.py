@@ -93,7 +93,7 @@ def test_second_writer_is_refused_until_the_first_has_ended(tmp_path):
         assert (folder / ".half.ckpt.x.tmp").exists()
     finally:
         first.send_signal(signal.SIGKILL)
-        first.wait()
+        first.wait(60)
         first.stdout.close()
     run, model, data = build(tmp_path)
     run.fit(model, data, ckpt_path="last")  # the lock has died with its process
@@ -115,9 +115,15 @@ def test_two_writers_of_one_path_leave_a_whole_file(tmp_path):
     writers = [
         subprocess.Popen([sys.executable, "-c", code, str(number), str(path)], env=environment) for number in (1, 2)
     ]
-    while any(writer.poll() is None for writer in writers):
-        read_checkpoint(path)  # raises if it is not whole
-        time.sleep(0.005)
+    end = time.monotonic() + 200
+    try:
+        while any(writer.poll() is None for writer in writers) and time.monotonic() < end:
+            read_checkpoint(path)  # raises if it is not whole
+            time.sleep(0.005)
+    finally:
+        for writer in writers:
+            writer.kill()
+            writer.wait(60)
     assert [writer.returncode for writer in writers] == [0, 0]
     assert read_checkpoint(path)["state_dict"]["w"].unique().item() in (1.0, 2.0)
     assert [path.name for path in tmp_path.iterdir()] == ["last.ckpt"]

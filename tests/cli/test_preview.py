@@ -368,7 +368,8 @@ print(sorted({'torch', 'lightning', 'numpy'} & set(sys.modules)))
 
 
 def probe(*argv, code=PROBE, **env):
-    run = subprocess.run([sys.executable, "-c", code, *argv], capture_output=True, text=True, env={**os.environ, **env})
+    command, env = [sys.executable, "-c", code, *argv], {**os.environ, **env}
+    run = subprocess.run(command, capture_output=True, text=True, env=env, timeout=250)
     assert run.returncode == 0, run.stderr
     return run.stdout
 

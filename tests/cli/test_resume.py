@@ -328,7 +328,7 @@ def test_slurm_requeues_at_an_update_and_goes_on_exactly(tmp_path):
         "PYTHONPATH": str(Path(__file__).parents[2]),
     }
     command = [sys.executable, "-m", "tests.helpers.slurm", "whole", "requeued", "requeued"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment, timeout=250)
     assert done.stdout.splitlines() == ["whole 0", "requeued 143", "requeued 0"], done.stderr
     assert (tmp_path / "asked").read_text() == "requeue 7\n"
     assert (tmp_path / "requeued" / "done").read_text() == (tmp_path / "whole" / "done").read_text()

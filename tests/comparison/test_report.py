@@ -287,7 +287,12 @@ def test_what_the_command_line_tells_is_refused_in_one_sentence_before_torch(tmp
     given = json.dumps([flags for flags, _ in LIGHT])
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     done = subprocess.run(
-        [sys.executable, "-c", PROBE, given], capture_output=True, text=True, cwd=tmp_path, env=environment
+        [sys.executable, "-c", PROBE, given],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=environment,
+        timeout=250,
     )
     assert done.stdout.splitlines() == ["2 []"] * len(LIGHT), done.stderr
     for (flags, message), error in zip(LIGHT, done.stderr.split("end\n"), strict=False):
