@@ -176,6 +176,8 @@ def one_sentence(message: str) -> str:
     """
     # where a class is accepted, a file that describes one is too; a misspelt class was not meant as a file
     message = re.sub(r"\n *- Expected a path but .* invalid", "", message)
+    # in a list of classes, one that refused an argument was not meant as a list of another form
+    message = re.sub(r"(- (?!Not a valid).*)\n *- Not a valid subclass of .*(\n    .*)*", r"\1", message)
     head, errors, rest = message.partition("Errors:")
     if errors:
         reasons, _, given = rest.partition("Given value:")

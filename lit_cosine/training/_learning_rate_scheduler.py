@@ -371,6 +371,8 @@ class LearningRateScheduler(Callback):
             )
         ratio = batch.size / reference
         self._scale = math.sqrt(ratio) if self.batch_scaling == "sqrt" else ratio
+        if self._found_an_lr():
+            return f"{batch} (not scaled: the LR that was found)"
         return f"{batch} (LRs × {self._scale:.4g} of those at {reference:,})"
 
     def _found_an_lr(self) -> bool:

@@ -98,6 +98,12 @@ def test_the_curve_of_each_group_of_a_yaml_is_planned(project, capsys):
     (project / "groups.yaml").write_text(yaml.safe_dump(config))
     assert main(["audit", "--config", "groups.yaml"]) == 2
     assert "groups: 'haed' names no param group; the groups are backbone, head" in capsys.readouterr().err
+    groups["head"] = {"schedule": "Constnt"}
+    (project / "groups.yaml").write_text(yaml.safe_dump(config))
+    assert main(["audit", "--config", "groups.yaml"]) == 2
+    assert capsys.readouterr().err == (
+        "lit-cosine audit: error: groups.head.schedule: unknown schedule 'Constnt'; did you mean Constant?\n"
+    )
 
 
 def test_a_right_run_has_status_0_and_its_plan_is_written(project, capsys):

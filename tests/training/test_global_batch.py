@@ -120,7 +120,9 @@ def test_a_resume_of_a_run_that_scaled_nothing_keeps_the_lrs_of_its_checkpoint(t
 
 
 @pytest.mark.parametrize("ours_first", [True, False])
-def test_an_lr_that_a_finder_found_is_not_scaled(tmp_path: Path, ours_first: bool) -> None:
+def test_an_lr_that_a_finder_found_is_not_scaled(
+    tmp_path: Path, ours_first: bool, caplog: pytest.LogCaptureFixture
+) -> None:
     finder, model = LearningRateFinder(1e-4, 0.05, 30, early_stop_threshold=None), Net()
     callbacks = (scaled(), finder) if ours_first else (finder, scaled())
     fit(model, *callbacks, max_epochs=5, default_root_dir=tmp_path)
@@ -128,6 +130,7 @@ def test_an_lr_that_a_finder_found_is_not_scaled(tmp_path: Path, ours_first: boo
     assert finder.optimal_lr is not None
     assert found != 0.1
     assert model.lrs[-40:] == pytest.approx(curve(40, lr=found), rel=1e-12)
+    assert "global batch 4 (not scaled: the LR that was found)" in caplog.text
 
 
 def test_an_lr_that_a_tuner_found_is_not_scaled(tmp_path: Path) -> None:
