@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from lightning.pytorch.callbacks import EarlyStopping
 from typing_extensions import override
 
-from lit_cosine._checks import as_integer, as_number, check_choice, check_text, shown
+from lit_cosine._checks import STATE_VERSION, as_integer, as_number, check_choice, check_text, read_state, shown
 from lit_cosine.schedules import Duration
 from lit_cosine.training._learning_rate_scheduler import LearningRateScheduler
 from lit_cosine.training._trainer_lr import TrainerLR
@@ -62,6 +62,14 @@ class CooldownOnPlateau(EarlyStopping):
             min_delta=as_number("min_delta", min_delta, least=0.0),
         )
         self._begun = False
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        return {"version": STATE_VERSION, **super().state_dict()}
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(read_state("CooldownOnPlateau", state_dict, super().state_dict()))
 
     @override
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

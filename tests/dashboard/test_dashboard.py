@@ -14,6 +14,7 @@ from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 
 from lit_cosine import (
+    CooldownOnPlateau,
     Cosine,
     LearningRateLogger,
     LearningRateScheduler,
@@ -261,7 +262,7 @@ def test_a_row_takes_a_hyperparameter_of_any_type(tmp_path):
     assert row["data"].string_value == "None"
 
 
-@pytest.mark.parametrize("callback", [Dashboard, LearningRateLogger, TrainingCurves])
+@pytest.mark.parametrize("callback", [CooldownOnPlateau, Dashboard, LearningRateLogger, TrainingCurves])
 def test_a_state_of_another_version_is_refused(callback):
     with pytest.raises(ValueError, match=f"written by lit_cosine 1.x, whose state of {callback.__name__} cannot be"):
         callback().load_state_dict({"seconds": 1.0, "done": [3]})
