@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 
 __all__ = [
     "add_products", "attached_datamodule", "batches_that_stepped", "callbacks_of", "child_schedulers",
-    "closed_form_lrs", "combined_mode", "evaluating", "file_writer", "finder_sets_lr", "gradient_scale",
-    "has_class", "has_step_hooks", "is_fast_dev_run", "is_local", "is_operator", "last_written_lrs",
+    "closed_form_lrs", "combined_mode", "evaluating", "file_writer", "finder_sets_lr", "forget_module",
+    "gradient_scale", "has_class", "has_step_hooks", "is_fast_dev_run", "is_local", "is_operator", "last_written_lrs",
     "log_every_n_steps", "log_points_early", "logged_metrics", "logger_prefix", "mark_step_called", "milestones_of",
     "moved_to_device", "multiply_all", "operator_arguments", "operator_makes_view", "operator_mutates",
-    "optimizer_steps_begun", "restart_iterators", "same_overload", "saves_shards", "silence_get_lr",
+    "optimizer_steps_begun", "own_attributes", "restart_iterators", "same_overload", "saves_shards", "silence_get_lr",
     "skip_finished_epoch", "step_was_called", "tensor_version", "timer_seconds", "train_dataloader",
     "train_position", "tree_leaves", "uses_distributed_sampler", "validation_is_due",
 ]  # fmt: skip
@@ -189,6 +189,20 @@ def has_class(thing: Any, name: str) -> bool:
 def callbacks_of(trainer: Any) -> list[Any]:
     """Return the Trainer's callbacks. Reads ``callbacks``, set by a connector of Lightning and declared nowhere."""
     return list(trainer.callbacks)
+
+
+_OF_THE_RUN = ("log", "log_dict")  # the module's methods, which lightning 2.6.6 sets on every callback of a run
+
+
+def own_attributes(callback: Any) -> dict[str, Any]:
+    """Return a callback's attributes without those that Lightning has set."""
+    return {name: value for name, value in vars(callback).items() if name not in _OF_THE_RUN}
+
+
+def forget_module(callback: Any) -> None:
+    """Remove the attributes that Lightning has set on a callback: through them it would hold the module and Trainer."""
+    for name in _OF_THE_RUN:
+        vars(callback).pop(name, None)
 
 
 def log_every_n_steps(trainer: Any) -> int:

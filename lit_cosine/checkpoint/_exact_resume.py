@@ -26,7 +26,9 @@ from typing_extensions import override
 
 from lit_cosine._checks import STATE_VERSION, as_integer, read_state, shown
 from lit_cosine._compat import (
+    forget_module,
     log_points_early,
+    own_attributes,
     saves_shards,
     skip_finished_epoch,
     train_position,
@@ -132,7 +134,7 @@ class ExactResume(ModelCheckpoint):
 
     def __getstate__(self) -> dict[str, Any]:
         # a copy of the callback, among hyperparameters or in a spawned process, has no part in the run
-        return {**self.__dict__, "_signals": Signals(), "_silence": contextlib.ExitStack(), "_group": None}
+        return {**own_attributes(self), "_signals": Signals(), "_silence": contextlib.ExitStack(), "_group": None}
 
     @override
     def state_dict(self) -> dict[str, Any]:
@@ -288,10 +290,12 @@ class ExactResume(ModelCheckpoint):
         self._signals.forget()
         self._silence.close()
         self._files.release()
+        forget_module(self)
 
     @override
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._files.release()
+        forget_module(self)
         if self._group is not None and distributed.is_initialized():
             distributed.destroy_process_group(self._group)  # its threads may abort the interpreter at its end
         self._group = None

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from lightning.pytorch import Callback
 
 from lit_cosine._checks import shown
+from lit_cosine._compat import forget_module, own_attributes
 
 __all__ = ["plain_state", "reason", "watching"]
 
@@ -22,7 +23,6 @@ Cls = TypeVar("Cls", bound=type[Callback])
 
 _STOPPED = "_stopped_watching"
 _LAST = ("teardown", "on_exception")
-_OF_THE_RUN = ("log", "log_dict")  # the module's methods, which lightning 2.6.6 sets on every callback of a run
 _HOOKS = [name for name in dir(Callback) if name.startswith("on_") or name in ("setup", "teardown", "state_dict")]
 
 
@@ -82,8 +82,7 @@ def _guarded(hook: Callable[..., Any], teardown: Callable[..., Any], raises: tup
         finally:
             # lightning 2.6.6 calls no teardown after an exception
             if hook.__name__ in _LAST:
-                for name in _OF_THE_RUN:
-                    vars(self).pop(name, None)
+                forget_module(self)
 
     return guarded
 
@@ -95,4 +94,4 @@ def reason(error: Exception) -> str:
 
 def plain_state(callback: Callback) -> dict[str, Any]:
     """Return what a copy or a pickle of a callback holds: its attributes, without those that Lightning has set."""
-    return {name: value for name, value in vars(callback).items() if name not in (*_OF_THE_RUN, _STOPPED)}
+    return {name: value for name, value in own_attributes(callback).items() if name != _STOPPED}

@@ -8,6 +8,7 @@ from lightning.pytorch.callbacks import EarlyStopping
 from typing_extensions import override
 
 from lit_cosine._checks import STATE_VERSION, as_integer, as_number, check_choice, check_text, read_state, shown
+from lit_cosine._compat import forget_module, own_attributes
 from lit_cosine.schedules import Duration
 from lit_cosine.training._learning_rate_scheduler import LearningRateScheduler
 from lit_cosine.training._trainer_lr import TrainerLR
@@ -62,6 +63,17 @@ class CooldownOnPlateau(EarlyStopping):
             min_delta=as_number("min_delta", min_delta, least=0.0),
         )
         self._begun = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        return own_attributes(self)
+
+    @override
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        forget_module(self)
+
+    @override
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        forget_module(self)
 
     @override
     def state_dict(self) -> dict[str, Any]:

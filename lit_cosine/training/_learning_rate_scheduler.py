@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,7 +18,7 @@ from torch.optim import Optimizer
 from typing_extensions import override
 
 from lit_cosine._checks import STATE_VERSION, as_flag, as_integer, as_number, check_choice, read_state, shown
-from lit_cosine._compat import callbacks_of, finder_sets_lr, has_class
+from lit_cosine._compat import callbacks_of, finder_sets_lr, forget_module, has_class, own_attributes
 from lit_cosine.schedules import (
     Constant,
     Cosine,
@@ -136,22 +137,22 @@ class LearningRateScheduler(Callback):
         self.cooldown_schedule = cooldown_schedule
         self.on_resize: OnResize = on_resize
         self.replace = as_flag("replace", replace)
-        if reference_batch_size is not None:
-            reference_batch_size = as_integer("reference_batch_size", reference_batch_size, least=1)
-        self.reference_batch_size = reference_batch_size
+        batch = reference_batch_size
+        self.reference_batch_size = None if batch is None else as_integer("reference_batch_size", batch, least=1)
         check_choice("batch_scaling", batch_scaling, ("linear", "sqrt"))
         self.batch_scaling = batch_scaling
         self._schedulers: dict[str, TrainerLR] = {}  # by the optimizer and the entry, "Adam/weight_decay"
         self._state: dict[str, Any] | None = None
         self._own_lrs: list[list[float]] = []
         self._own_names: list[list[str | None]] = []
+        self._ended: dict[str, Any] = {}  # what a checkpoint of a run that has ended holds of the schedulers
         self._counted = 0
         self._scale: float | None = None  # what the LRs of the reference batch size are multiplied by
-        self._finder: Any = None  # the callback that finds the LR, or found it in a fit before
+        self._finder: Any = False  # the callback that finds the LR; after a fit, whether one has found it
 
     @property
     def schedulers(self) -> tuple[TrainerLR, ...]:
-        """What plays the schedules, for every optimizer and hyperparameter one; empty before training starts."""
+        """What plays the schedules while the Trainer trains, one for every optimizer and entry; else empty."""
         return tuple(self._schedulers.values())
 
     def start_cooldown(self, cooldown: str | Duration | None = None) -> None:
@@ -162,15 +163,14 @@ class LearningRateScheduler(Callback):
 
         Raises:
             TypeError: If ``cooldown`` is no duration.
-            ValueError: If it has no length, training has not begun, the run has ended, or the cooldown was started
-                before.
+            ValueError: If it has no length, the Trainer is not training, or the cooldown was started before.
         """
         length = self.cooldown if cooldown is None else Duration.parse(cooldown, "cooldown")
         if length.value == 0.0:
             raise ValueError('cooldown must have a length, got "0step": write start_cooldown("20%")')
         schedulers = [scheduler for scheduler in self.schedulers if scheduler.key == "lr"]
         if not schedulers:
-            raise ValueError("a cooldown can be started while the Trainer trains, and training has not begun")
+            raise ValueError("a cooldown can only be started while the Trainer is training")
         for scheduler in schedulers:
             scheduler.start_cooldown_of(length)
 
@@ -179,8 +179,7 @@ class LearningRateScheduler(Callback):
         # what cannot work together is refused before anything is built
         if stage != "fit":
             return
-        self._remove_hooks()
-        self._schedulers, self._state, self._scale = {}, None, None
+        self._schedulers, self._ended, self._state, self._scale = {}, {}, None, None
         others = [callback for callback in callbacks_of(trainer) if callback is not self]
         # a Tuner adds one for its own fit, before the training
         finders = [one for one in others if has_class(one, "LearningRateFinder") and finder_sets_lr(one)]
@@ -240,7 +239,7 @@ class LearningRateScheduler(Callback):
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        endless = may_be_endless(trainer, self.schedules["lr"], self.groups)
+        optimizers, endless = trainer.optimizers, may_be_endless(trainer, self.schedules["lr"], self.groups)
         planned = plan(trainer, self.warmup, cooldown=self.cooldown, endless=endless)
         self._schedulers = {
             f"{name}/{key}": TrainerLR(
@@ -254,9 +253,7 @@ class LearningRateScheduler(Callback):
                 label=f"lr-{name}",
                 names=names,
             )
-            for optimizer, name, names in zip(
-                trainer.optimizers, optimizer_names(trainer.optimizers), self._own_names, strict=True
-            )
+            for optimizer, name, names in zip(optimizers, optimizer_names(optimizers), self._own_names, strict=True)
             for key, schedule in self.schedules.items()
             if has_entry(optimizer, key)
         }
@@ -300,13 +297,15 @@ class LearningRateScheduler(Callback):
 
     @override
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        if self._schedulers:
-            # a callback that saves in on_train_batch_end may be listed before this one
-            if not pl_module.automatic_optimization or self._counts_an_update(trainer):
-                for scheduler in self.schedulers:
-                    scheduler.step()
-            states = {name: scheduler.state_dict() for name, scheduler in self._schedulers.items()}
+        if states := self._states(trainer, pl_module):
             checkpoint[_CHECKPOINT_KEY] = {"version": STATE_VERSION, "schedulers": states, "batch_scale": self._scale}
+
+    def _states(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
+        # a callback that saves in on_train_batch_end may be listed before this one
+        if not pl_module.automatic_optimization or self._counts_an_update(trainer):
+            for scheduler in self.schedulers:
+                scheduler.step()
+        return {name: scheduler.state_dict() for name, scheduler in self._schedulers.items()} or self._ended
 
     @override
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -314,9 +313,10 @@ class LearningRateScheduler(Callback):
             state = checkpoint.get(_CHECKPOINT_KEY)
             if isinstance(state, list):  # how lit_cosine 1.x wrote it
                 state = {}
-            known: dict[str, Any] = {"schedulers": {}, "batch_scale": None}
-            self._state = None if state is None else read_state("LearningRateScheduler", state, known)
-            if self._schedulers and self._state is not None:
+            if state is not None:
+                state = read_state("LearningRateScheduler", state, {"schedulers": {}, "batch_scale": None})
+            self._state = state
+            if self._schedulers and state is not None:
                 self._restore(trainer)  # an LR finder in the middle of the run puts everything back
 
     @override
@@ -326,15 +326,24 @@ class LearningRateScheduler(Callback):
 
     @override
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        self._remove_hooks()  # Lightning calls no teardown after an exception
+        with suppress(Exception):  # the exception that ended the run is the one that is raised
+            self._leave(trainer, pl_module)  # Lightning calls no teardown after it
 
     @override
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        self._remove_hooks()
+        self._leave(trainer, pl_module)
 
-    def _remove_hooks(self) -> None:
+    def _leave(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Let go of the Trainer, the module and the optimizers; a checkpoint can be saved after that."""
         for scheduler in self.schedulers:
             scheduler.remove_hooks()
+        forget_module(self)
+        self._finder = self._found_an_lr()
+        self._ended, self._schedulers = self._states(trainer, pl_module), {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        # a copy, among hyperparameters or in a spawned process, has no part in the run
+        return {**own_attributes(self), "_schedulers": {}, "_ended": {}, "_finder": self._found_an_lr()}
 
     def _restore(self, trainer: Trainer) -> None:
         states, scale = (self._state or {}).get("schedulers", {}), (self._state or {}).get("batch_scale")
@@ -377,8 +386,8 @@ class LearningRateScheduler(Callback):
 
     def _found_an_lr(self) -> bool:
         """Return whether an LR finder has set the LRs, which then are those of the present batch."""
-        found = None if self._finder is None else self._finder.optimal_lr
-        return found is not None and found.suggestion() is not None
+        found = getattr(self._finder, "optimal_lr", None)
+        return self._finder is True or (found is not None and found.suggestion() is not None)
 
     def _scale_lrs(self, ratio: float) -> None:
         for scheduler in self.schedulers:

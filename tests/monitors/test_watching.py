@@ -17,7 +17,17 @@ import lightning.pytorch as pl
 import pytest
 from lightning.pytorch.loggers.logger import Logger
 
-from lit_cosine import Cosine, LearningRateLogger, LearningRateScheduler, ScheduleAudit, TrainingCurves
+from lit_cosine import (
+    Constant,
+    CooldownOnPlateau,
+    Cosine,
+    ExactResume,
+    LearningRateLogger,
+    LearningRateScheduler,
+    Linear,
+    ScheduleAudit,
+    TrainingCurves,
+)
 from lit_cosine.dashboard import Dashboard
 from lit_cosine.monitors import EpochLine, watching
 from tests.helpers.nets import Net, fit
@@ -57,6 +67,14 @@ WATCHERS: dict[str, Any] = {
 # 2026-11, lightning 2.6.6: true of every short run with a logger
 pytestmark = pytest.mark.filterwarnings("ignore:The number of training batches:UserWarning")
 each_watcher = pytest.mark.parametrize("make", WATCHERS.values(), ids=WATCHERS)
+CALLBACKS: dict[str, Any] = {
+    **WATCHERS,
+    "LearningRateScheduler": lambda: LearningRateScheduler(
+        Cosine(), groups={"pg1": Linear()}, weight_decay=Constant(), reference_batch_size=8
+    ),
+    "CooldownOnPlateau": lambda: CooldownOnPlateau("loss"),
+    "ExactResume": lambda: ExactResume("run", monitor=None),
+}
 
 
 @each_watcher
@@ -122,11 +140,21 @@ class Large(Net):
         super().__init__()
         self.data = bytes(1_000_000)
 
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        loss = super().training_step(batch, batch_idx)
+        self.log("loss", loss)
+        return loss
 
-@each_watcher
+
+@pytest.mark.filterwarnings("ignore:batches after a resume within an epoch will not be those:UserWarning")
+@pytest.mark.parametrize("make", CALLBACKS.values(), ids=CALLBACKS)
 @pytest.mark.parametrize("broken", [False, True])
-def test_nothing_of_a_run_is_kept_or_pickled(make: Any, broken: bool, tmp_path: Path) -> None:
+def test_nothing_of_a_run_is_kept_or_pickled(
+    make: Any, broken: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     watcher, pickles = make(), []
+    saves = isinstance(watcher, ExactResume)
 
     class Pickles(pl.Callback):
         def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
@@ -137,7 +165,7 @@ def test_nothing_of_a_run_is_kept_or_pickled(make: Any, broken: bool, tmp_path: 
 
     def run(*callbacks: pl.Callback) -> list[weakref.ref[Any]]:
         module = Large()
-        options = {"logger": OwnLogger(), "default_root_dir": tmp_path, "enable_checkpointing": False}
+        options = {"logger": OwnLogger(), "default_root_dir": tmp_path, "enable_checkpointing": saves}
         options |= {"enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
         trainer = pl.Trainer(callbacks=[*callbacks, Pickles()], max_epochs=1, **options)
         with pytest.raises(RuntimeError) if broken else nullcontext():
@@ -151,7 +179,9 @@ def test_nothing_of_a_run_is_kept_or_pickled(make: Any, broken: bool, tmp_path: 
     pickles.append(pickle.dumps(watcher))
     assert max(map(len, pickles)) < 10_000
     again = pickle.loads(pickles[-1])
-    assert fit(Net(), again, max_epochs=1, default_root_dir=tmp_path).global_step == 8
+    shutil.rmtree(tmp_path / "run", ignore_errors=True)
+    run_again = fit(Large(), again, max_epochs=1, default_root_dir=tmp_path, enable_checkpointing=saves)
+    assert run_again.global_step == 8
 
 
 @watching()

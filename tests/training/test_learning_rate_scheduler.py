@@ -522,7 +522,7 @@ class DeepSpeedLikeStrategy(pl.strategies.SingleDeviceStrategy):
     [
         (lambda o, r: None, [LearningRateScheduler()], {"max_epochs": 1}, "configure_optimizers returned none"),
         (with_cosine(8), [LearningRateScheduler()], {"max_epochs": 1}, r"CosineAnnealingLR\): let it return .*replace"),
-        (None, [LearningRateScheduler(nope=Linear())], {"max_epochs": 1}, "nope is not a number .* they have lr, mom"),
+        (None, [LearningRateScheduler(nope=Linear())], {"max_epochs": 1}, "nope is not a number .* known are lr, mom"),
         (None, [LearningRateScheduler(warmup="9step")], {"max_epochs": 1}, "9. must be shorter .* a run of 8 steps"),
         (None, [LearningRateScheduler(warmup="30s")], {"max_epochs": 1}, '"30s" cannot be used in a run'),
         (None, [LearningRateScheduler()], {"max_epochs": -1}, "the run has no end.* give the Trainer max_epochs"),
