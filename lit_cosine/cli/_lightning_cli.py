@@ -250,7 +250,8 @@ class _SaveChangedConfig(SaveConfigCallback):
 def check_numbers(config: Namespace) -> None:
     """Refuse integers that no counter holds, and intervals of nothing, which Lightning does not look at."""
     for name, value in vars(config.as_flat()).items():
-        if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        counts = isinstance(value, int) or (isinstance(value, float) and name.endswith("_batches"))
+        if counts and not -(2**63) <= value < 2**63:
             raise ValueError(f"{name} must be below 2**63, got {shown(value)}")
     for name in ("accumulate_grad_batches", "check_val_every_n_epoch"):
         if (value := config["trainer"][name]) is not None:

@@ -74,6 +74,7 @@ HEAVY = {
     "train --model.lr 0": "lr must be finite and > 0, got 0.0",
     "train --model.warmup 500": "warmup must name its unit, got '500': write \"500step\"",
     "train --trainer.accumulate_grad_batches 0": "trainer.accumulate_grad_batches must be an integer >= 1, got 0",
+    "audit --trainer.overfit_batches 1e308": "trainer.overfit_batches must be below 2**63, got 1e+308",
     "audit --trainer.check_val_every_n_epoch 0": "trainer.check_val_every_n_epoch must be an integer >= 1, got 0",
     f"train --trainer.max_epochs {DIGITS}": f"trainer.max_epochs must be below 2**63, got {DIGITS}",
     f"train --data.batch_size {DIGITS}": f"data.init_args.batch_size must be below 2**63, got {DIGITS}",
