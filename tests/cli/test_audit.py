@@ -102,7 +102,8 @@ def test_the_curve_of_each_group_of_a_yaml_is_planned(project, capsys):
     (project / "groups.yaml").write_text(yaml.safe_dump(config))
     assert main(["audit", "--config", "groups.yaml"]) == 2
     assert capsys.readouterr().err == (
-        "lit-cosine audit: error: groups.head.schedule: unknown schedule 'Constnt'; did you mean Constant?\n"
+        "lit-cosine audit: error: groups.yaml, line 15: groups.head.schedule: unknown schedule 'Constnt'; did you mean "
+        "Constant?\n"
     )
 
 
