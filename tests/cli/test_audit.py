@@ -81,6 +81,7 @@ def test_the_curve_of_each_group_of_a_yaml_is_planned(project, capsys):
     ours = {"schedule": {"class_path": "lit_cosine.Cosine", "init_args": {"end": 0.1}}, "groups": groups}
     callbacks = [{"class_path": "lit_cosine.LearningRateScheduler", "init_args": ours}]
     config = {
+        **CONFIG,
         "model": {"class_path": "audited_project.Groups"},
         "trainer": {**CONFIG["trainer"], "callbacks": callbacks},
     }
@@ -101,9 +102,10 @@ def test_the_curve_of_each_group_of_a_yaml_is_planned(project, capsys):
     groups["head"] = {"schedule": "Constnt"}
     (project / "groups.yaml").write_text(yaml.safe_dump(config))
     assert main(["audit", "--config", "groups.yaml"]) == 2
+    (at,) = [at for at, line in enumerate((project / "groups.yaml").read_text().splitlines(), 1) if "Constnt" in line]
     assert capsys.readouterr().err == (
-        "lit-cosine audit: error: groups.yaml, line 15: groups.head.schedule: unknown schedule 'Constnt'; did you mean "
-        "Constant?\n"
+        f"lit-cosine audit: error: groups.yaml, line {at}: groups.head.schedule: unknown schedule 'Constnt'; did you "
+        "mean Constant?\n"
     )
 
 
