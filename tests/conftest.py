@@ -1,8 +1,9 @@
-"""One thread a test process (they run side by side), and Hypothesis without a clock: the machine may be busy."""
+"""One thread a test process (they run side by side), Hypothesis without a clock, and no seed of an earlier test."""
 
 import os
 import signal
 
+import pytest
 import torch
 from hypothesis import settings
 
@@ -14,3 +15,9 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 settings.register_profile("lit_cosine", deadline=None)
 settings.register_profile("thorough", deadline=None, max_examples=2000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "lit_cosine"))
+
+
+@pytest.fixture(autouse=True)
+def _no_seed_of_another_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lightning keeps the seed of a run in the environment, where it would silence the warning of a run without one."""
+    monkeypatch.delenv("PL_GLOBAL_SEED", raising=False)
