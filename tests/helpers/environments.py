@@ -16,22 +16,10 @@ import pytest
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[2]
-NEEDS_MORE = (
-    "browser",
-    "kills",
-    "loggers",
-    "packaging",
-    "processes",
-    "reuse",
-    "claims",
-    "board",
-    "published",
-    "features",
-)
-"""Tests that need other packages, a browser or many processes, and meet no other code of torch and Lightning."""
+FOLDERS = ("schedules", "training", "audit", "monitors", "checkpoint", "example")
+"""The packages that meet code of torch and Lightning: command line, board and comparisons add no other."""
 
-CORE = sorted(path for path in ROOT.glob("tests/test_*.py") if path.stem.removeprefix("test_") not in NEEDS_MORE)
-TESTS_NEED = ["hypothesis", "pytest", "pytest-xdist", "pytorch-lightning>=2.6.6,<3"]
+TESTS_NEED = ["hypothesis", "pytest", "pytest-timeout", "pytest-xdist", "pytorch-lightning>=2.6.6,<3"]
 # what packages of other versions deprecate among themselves is not ours; pins make it an error in the default run
 WARNINGS = ("-W", "ignore::DeprecationWarning", "-W", "ignore:The epoch parameter in:UserWarning")  # of torch 2.6
 
@@ -68,7 +56,8 @@ def test_the_core_passes(python, bounds):
         ours = Path(folder) / "bin" / "python"
         subprocess.run([ours, "-m", "pip", "install", "-q", *map(bounds, dependencies()), *TESTS_NEED], check=True)
         subprocess.run([ours, "-m", "pip", "install", "-q", "--no-deps", ROOT], check=True)
-        command = [ours, "-m", "pytest", *CORE, ROOT / "lit_cosine", "-n", "2", "-q", *WARNINGS]
+        folders = [ROOT / where / name for where in ("tests", "lit_cosine") for name in FOLDERS]
+        command = [ours, "-m", "pytest", *folders, "-n", "2", "-q", *WARNINGS]
         subprocess.run(command, check=True, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)})
 
 
