@@ -133,6 +133,13 @@ def idle_start(curve: Curve) -> Iterator[Finding]:
             ),
         )
         return
+    if at_zero == updates and not curve.bases.any():
+        yield Finding(
+            "bad-value",
+            f"{curve.situation.label} has the LR 0, so all {updates:,} updates under {curve.name} change nothing",
+            "give the optimizer an LR above 0",
+        )
+        return
     which = f"all {updates:,} updates are made at LR 0 and change"
     if at_zero < updates:
         which = f"the first {at_zero:,} of {updates:,} updates are made at LR 0 and change"

@@ -261,7 +261,8 @@ class ExactResume(ModelCheckpoint):
         self._process.after_epoch()
         self._finite.losses(trainer)
         epoch = trainer.current_epoch
-        self._intervals.after_epoch(epoch + 1, trainer.max_epochs)
+        ends = trainer.should_stop or trainer.global_step >= trainer.max_steps > 0
+        self._intervals.after_epoch(epoch + 1, epoch + 1 if ends else trainer.max_epochs)
         self._save_or_stop(trainer, pl_module, epoch, self._best.improvement(trainer))
 
     @override

@@ -24,7 +24,7 @@ _Where = tuple[int, int, list[Any]]
 
 
 class FiniteCheck:
-    """The losses of a run that were not looked at yet."""
+    """The losses of a run that have not been checked yet."""
 
     def __init__(self, last: Path) -> None:
         self._last = last

@@ -1,6 +1,6 @@
 """A sampler whose order is a function of (seed, epoch), and whose position within the epoch can be saved and restored.
 
-Convention: the position is counted in batches of this rank. It belongs into the DataModule's state, which Lightning
+Convention: the position is counted in batches of this rank. It belongs in the DataModule's state, which Lightning
 restores before anything asks for a loader. Every rank computes the same order and takes every ``num_replicas``-th row.
 """
 

@@ -76,7 +76,7 @@ class SteadyProgressBar(RichProgressBar):
         return shown
 
     def _get_train_description(self, current_epoch: int) -> str:
-        """Return the epoch as EpochLine writes it: Lightning's bar counts from 0, and has no word for "no limit"."""
+        """Return the epoch as EpochLine writes it; Lightning's bar counts from 0, and shows "/-2" for no limit."""
         return f"{_epoch(current_epoch, self.trainer):{len(self.validation_description)}}"
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
@@ -84,11 +84,13 @@ class SteadyProgressBar(RichProgressBar):
         now = time.monotonic()
         if now - self._moved >= _SECONDS or trainer.is_last_batch:
             self._moved = now
-            self._loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
+            loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
+            # lightning 2.6.6 hands the loss over divided by the length of the window
+            self._loss = None if loss is None else loss * trainer.accumulate_grad_batches
             super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
-        """Finish the bar: what other callbacks log at the end would stand in its line."""
+        """Finish the bar, so that what other callbacks log at the end is not printed on its line."""
         self.teardown(trainer, pl_module, "fit")
 
 

@@ -66,10 +66,8 @@ def _guarded(hook: Callable[..., Any], teardown: Callable[..., Any], raises: tup
     def guarded(self: Callback, *args: Any, **kwargs: Any) -> Any:
         if hook.__name__ == "setup":
             vars(self).pop(_STOPPED, None)
-        if _STOPPED in vars(self):
-            return nothing
         try:
-            return hook(self, *args, **kwargs)
+            return nothing if _STOPPED in vars(self) else hook(self, *args, **kwargs)
         except raises:
             raise
         except Exception as error:

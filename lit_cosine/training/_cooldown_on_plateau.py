@@ -62,7 +62,6 @@ class CooldownOnPlateau(EarlyStopping):
             patience=as_integer("patience", patience, least=0),
             min_delta=as_number("min_delta", min_delta, least=0.0),
         )
-        self._begun = False
 
     def __getstate__(self) -> dict[str, Any]:
         return own_attributes(self)
@@ -93,7 +92,7 @@ class CooldownOnPlateau(EarlyStopping):
 
     def _check(self, trainer: Trainer, decide: Any) -> None:
         """Let EarlyStopping decide; where its patience is exhausted, begin the cooldown instead of stopping."""
-        if self._begun or any(one.cooling_down for one in self._schedulers(trainer)):
+        if any(one.cooling_down for one in self._schedulers(trainer)):
             return
         asked = trainer.should_stop
         checks = self.wait_count
@@ -102,14 +101,14 @@ class CooldownOnPlateau(EarlyStopping):
         if not trainer.should_stop or asked or self.wait_count < max(1, self.patience) or self.wait_count == checks:
             return  # a metric that is not finite leaves the count as it was
         trainer.should_stop = False
-        self._begun = True
         schedulers = self._schedulers(trainer)
         if not schedulers:
             raise ValueError(
                 "CooldownOnPlateau needs LearningRateScheduler, or lr_scheduler_config in configure_optimizers"
             )
         for scheduler in schedulers:
-            scheduler.start_cooldown_of(self.cooldown)
+            if scheduler.total_steps is None or scheduler.last_epoch < scheduler.total_steps:  # else the run ends here
+                scheduler.start_cooldown_of(self.cooldown)
 
     def _check_logged(self, trainer: Trainer, decide: Any) -> None:
         try:

@@ -125,9 +125,9 @@ class LearningRateScheduler(Callback):
         for key, curve in hyperparameters.items():
             try:  # YAML gives plain data where no signature names a type
                 self.schedules[key] = as_schedule(key, curve, imports=True)
-            except TypeError as error:  # a misspelt argument ends up here too
-                known = "warmup, cooldown, cooldown_schedule, on_resize, replace and groups"
-                raise TypeError(f"{error}; arguments that are no schedules: {known}") from None
+            except (TypeError, ValueError) as error:  # a misspelt argument ends up here too
+                known = "warmup, cooldown, on_resize, replace, groups, reference_batch_size and batch_scaling"
+                raise type(error)(f"{error}; arguments that are no schedules: {known}") from None
         self.groups = as_own_curves(groups)
         for own in self.groups.values():
             for key in own.schedules:
@@ -152,7 +152,7 @@ class LearningRateScheduler(Callback):
 
     @property
     def schedulers(self) -> tuple[TrainerLR, ...]:
-        """What plays the schedules while the Trainer trains, one for every optimizer and entry; else empty."""
+        """The schedulers of the present training, one for each optimizer and scheduled entry; empty otherwise."""
         return tuple(self._schedulers.values())
 
     def start_cooldown(self, cooldown: str | Duration | None = None) -> None:
@@ -163,7 +163,7 @@ class LearningRateScheduler(Callback):
 
         Raises:
             TypeError: If ``cooldown`` is no duration.
-            ValueError: If it has no length, the Trainer is not training, or the cooldown was started before.
+            ValueError: If it has no length, no training is under way or has a step left, or a cooldown was started.
         """
         length = self.cooldown if cooldown is None else Duration.parse(cooldown, "cooldown")
         if length.value == 0.0:
@@ -304,7 +304,9 @@ class LearningRateScheduler(Callback):
         # a callback that saves in on_train_batch_end may be listed before this one
         if not pl_module.automatic_optimization or self._counts_an_update(trainer):
             for scheduler in self.schedulers:
-                scheduler.step()
+                # after an error on one rank, the broadcast of the clock would wait for the others
+                if scheduler.unit != "ms" or not trainer.interrupted:
+                    scheduler.step()
         return {name: scheduler.state_dict() for name, scheduler in self._schedulers.items()} or self._ended
 
     @override
@@ -346,8 +348,8 @@ class LearningRateScheduler(Callback):
         return {**own_attributes(self), "_schedulers": {}, "_ended": {}, "_finder": self._found_an_lr()}
 
     def _restore(self, trainer: Trainer) -> None:
-        states, scale = (self._state or {}).get("schedulers", {}), (self._state or {}).get("batch_scale")
-        self._state = None
+        state, self._state = self._state or {}, None  # "or" for mypy
+        states, scale = state["schedulers"], state["batch_scale"]
         if not isinstance(states, dict):
             raise ValueError(f"the state of LearningRateScheduler holds no schedulers by name, got {shown(states)}")
         for name, scheduler in self._schedulers.items():

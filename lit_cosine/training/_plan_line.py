@@ -99,7 +99,7 @@ def plan_line(
 def _doubts(schedule: Schedule, peak: float) -> str:
     """Return a remark where a factor looks like an absolute LR: an end just above 0, or a factor above 1."""
     highest = max(end := schedule(1.0), *schedule.sample(100))
-    if 0.0 < end < 1e-4 and end != 4e-6:  # the end of one_cycle
+    if peak and 0.0 < end < 1e-4 and end != 4e-6:  # the end of one_cycle
         return (
             f"; end={end:g} is a factor: the floor is {end * peak:.3g}; for an absolute floor of {end:g} write "
             f"end={end / peak:.3g}"

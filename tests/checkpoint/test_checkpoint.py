@@ -397,3 +397,16 @@ def test_states_of_another_version_are_refused(tmp_path, entry, version, message
     with pytest.raises(ValueError, match=message):
         run.fit(model, data, ckpt_path=path)
     assert run.global_step == 0
+
+
+@pytest.mark.parametrize("ends", ["max_steps", "should_stop"])
+def test_the_last_weights_are_saved_wherever_a_run_ends(tmp_path, ends):
+    class Stop(Callback):
+        def on_train_batch_end(self, trainer, *_):
+            trainer.should_stop = ends == "should_stop" and trainer.global_step == BATCHES
+
+    checkpoints = ExactResume(tmp_path, monitor=None, every_n_epochs=3)
+    limits = {"max_steps": BATCHES + 2, "max_epochs": -1} if ends == "max_steps" else {"max_epochs": 9}
+    run, model, data = build(tmp_path / "x", checkpoints=checkpoints, callbacks=[Stop()], **limits)
+    run.fit(model, data)
+    assert read_checkpoint(tmp_path / "last.ckpt")["global_step"] == run.global_step

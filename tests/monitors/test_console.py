@@ -75,3 +75,18 @@ def test_a_bar_of_ones_own_takes_its_place(listed, tmp_path, monkeypatch, capsys
     (tmp_path / "bar.yaml").write_text(f"trainer: {{enable_progress_bar: true, callbacks: {callbacks}}}\n")
     train(["--config", "bar.yaml", "--trainer.max_epochs", "2"])
     assert "Epoch 1: 100%" in capsys.readouterr().out
+
+
+@pytest.mark.filterwarnings("ignore:The number of training batches:UserWarning")
+def test_the_loss_in_the_bar_is_the_batchs_own_under_accumulation():
+    class Constant(LitClassifier):
+        def training_step(self, batch, batch_idx):
+            return super().training_step(batch, batch_idx) * 0.0 + 1.0
+
+    bar = SteadyProgressBar()
+    trainer = Trainer(
+        max_epochs=1, callbacks=[bar], accelerator="cpu", logger=False, enable_checkpointing=False,
+        enable_model_summary=False, limit_val_batches=0, accumulate_grad_batches=5,
+    )  # fmt: skip
+    trainer.fit(Constant(), SyntheticDataModule(batch_size=16))
+    assert float(bar._loss) == pytest.approx(1.0)

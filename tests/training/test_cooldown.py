@@ -295,3 +295,27 @@ def test_a_state_that_cannot_be_is_refused(change: dict[str, Any], message: str)
     with pytest.raises(ValueError, match=message):
         scheduler.load_state_dict({**scheduler.state_dict(), **change})
     scheduler.load_state_dict({**scheduler.state_dict(), "of a later release": 1})
+
+
+def test_a_plateau_at_the_last_check_of_a_run_leaves_the_run_as_it_is(tmp_path: Path) -> None:
+    model = Stalls()
+    callbacks = [LearningRateScheduler(Constant()), CooldownOnPlateau(**PLATEAU), ModelCheckpoint(tmp_path)]
+    trainer(*callbacks, max_epochs=5, limit_val_batches=1).fit(model)
+    assert model.lrs == [0.1] * 40
+    assert [path.name for path in tmp_path.iterdir()] == ["epoch=4-step=40.ckpt"]
+
+
+def test_a_callback_cools_a_second_run_down_too() -> None:
+    watcher = CooldownOnPlateau(**PLATEAU)
+    for _ in range(2):
+        model = Stalls()
+        trainer(LearningRateScheduler(Constant()), watcher, max_epochs=20, limit_val_batches=1).fit(model)
+        assert len(model.lrs) < 8 * 20
+        assert model.lrs[-4:] == pytest.approx(EXPECTED[-4:], rel=1e-12, abs=1e-17)
+
+
+def test_an_lr_of_0_is_no_reason_to_fail_at_the_plan_line() -> None:
+    model = Stalls()
+    model.lr = 0.0
+    trainer(LearningRateScheduler(Cosine(end=1e-5)), max_epochs=1).fit(model)
+    assert model.lrs == [0.0] * 8
