@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from lit_cosine._checks import as_number, check_choice, shown
+from lit_cosine._checks import as_number, check_choice, check_text, shown
 from lit_cosine.schedules import Schedule, check_schedule
 
 __all__ = [
@@ -34,7 +34,7 @@ EXPLODED = 1000.0
 """A loss that ends above this multiple of its first value has diverged."""
 
 SECONDS = {"article": 100, "digits": 200, "breast_cancer": 100, "char": 1000, "mnist1d": 700}
-"""The data sets on which claims are judged, and what their trainings take on one core, about."""
+"""The data sets on which claims are judged, with the approximate seconds that their trainings take on one core."""
 
 
 def check_schedules(schedules: Any) -> dict[str, Schedule]:
@@ -52,6 +52,7 @@ def check_schedules(schedules: Any) -> dict[str, Schedule]:
     if not pairs:
         raise ValueError("schedules must hold at least one schedule, got none")
     for name, schedule in pairs:
+        check_text("names of schedules", name)
         check_schedule(f"schedules[{shown(name)}]", schedule)
     if doubles := [name for name, count in Counter(name for name, _ in pairs).items() if count > 1]:
         raise ValueError(f"schedules must have different names, got {shown(doubles[0])} twice")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain, product
 from pathlib import Path
@@ -117,6 +118,12 @@ def compare(
     fixed = absolute if lr_scales is None else _check_named("lr_scales", lr_scales)
     if (config is None) == (module is None):
         raise ValueError("module and config exclude each other: give a module, or a LightningCLI configuration")
+    if config is not None and not isinstance(config, Mapping):
+        raise TypeError(f"config must be a mapping, the content of the file, got {shown(config)}")
+    if config is not None and (data is not None or trainer):
+        raise ValueError("config takes the place of data and trainer: change them in the configuration")
+    if splits > 1 and config is None and data is None:
+        raise ValueError(f"splits needs data, a LightningDataModule that takes {split_arg}, got splits={splits}")
     for part in ("model", "data"):
         given = (config or {}).get(part)
         path = given.get("class_path") if isinstance(given, Mapping) else given
@@ -246,12 +253,15 @@ def _as_comparison(
     members = np.full((splits * len(seeds), len(schedules), len(points)), math.nan, dtype=kind)
     problems: list[str] = []
     starts: dict[int, set[str]] = {}
+    used = {point: row["lr"] for (*_, point), row in rows.items() if row["status"] == "ok"}
+    at, own = next(iter(used.items()))  # where all trainings of an LR failed, it is known by its ratio
+    lrs = tuple(used.get(point, own * point / at) for point in points)
     for (i, (split, seed)), (j, name), (k, point) in product(
         enumerate(product(range(splits), seeds)), enumerate(schedules), enumerate(points)
     ):
         if (row := rows.get((split, seed, name, point))) is None:
             continue
-        what = f"{name}, LR {row.get('lr', point):g}, seed {seed}" + (f", split {split}" if splits > 1 else "")
+        what = f"{name}, LR {lrs[k]:g}, seed {seed}" + (f", split {split}" if splits > 1 else "")
         if row["status"] != "ok":
             problems.append(f"{what} {row['status']}: {row['reason']}")
             continue
@@ -263,11 +273,7 @@ def _as_comparison(
         for each in logged:
             members[each][i, j, k] = row["metrics"].get(each, math.nan)
         starts.setdefault(i, set()).add(row["start"])
-    used = {point: row["lr"] for (*_, point), row in rows.items() if row["status"] == "ok"}
-    own = longest["lr"]  # where all trainings of an LR failed, it is known by its ratio
-    at = next(point for point, lr in used.items() if lr == own)
-    lrs = tuple(used.get(point, own * point / at) for point in points)
-    tested = metric.replace("valid", "test").replace("val", "test")
+    tested = re.sub("validation|valid|val", "test", metric, count=1)
     report = tested if tested in logged and tested != metric else metric
     train_rows, other_rows = (longest.get("sizes") or [0, 0])[:2]
     ends = longest["curve"]
@@ -283,7 +289,7 @@ def _as_comparison(
         select=metric,
         report=report,
         maximize=(metric, report) if question["mode"] == "max" else (),
-        overlap=(other_rows / train_rows if train_rows else 1.0) if splits > 1 else 0.0,
+        overlap=(other_rows / train_rows if train_rows and other_rows else 1.0) if splits > 1 else 0.0,
         paired=all(len(each) == 1 for each in starts.values()),
         problems=tuple(problems),
         trained=np.array(

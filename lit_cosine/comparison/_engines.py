@@ -58,7 +58,7 @@ class Engine:
         fork: Whether ``"local"`` forks this process, which saves the imports; not for functions that may use a GPU.
 
     Raises:
-        ValueError: If an argument is out of range, Ray is missing, or nobody answers at ``address``.
+        ValueError: If an argument is out of range, Ray is missing, or no cluster answers at ``address``.
     """
 
     name: EngineName = "local"
@@ -106,7 +106,7 @@ class Engine:
             yield number, _with_one_thread(function, item)
 
     def _local(self, function: Callable[[Any], Any], items: Sequence[Any], begun: Begun) -> Iterator[tuple[int, Any]]:
-        """Run each item in a process of its own pipe, which tells which item a lost process had."""
+        """Run each item in a process with its own pipe, so that a lost process identifies its item."""
         workers = min(self.workers or os.cpu_count() or 1, len(items))
         begun(workers)
         waiting, tries, slots = deque(range(len(items))), Counter[int](), deque(range(workers))
@@ -122,7 +122,7 @@ class Engine:
                     running[processes[slot].pipe] = slot, number, time.monotonic() + (self.timeout or math.inf)
                     processes[slot].send(items[number])
                 nearest = min(end for *_, end in running.values()) - time.monotonic()
-                ready: list[Any] = wait(list(running), None if math.isinf(nearest) else max(0.0, nearest))
+                ready: list[Any] = wait(list(running), min(max(0.0, nearest), 86_400.0))  # of poll, 24 days at most
                 late = [pipe for pipe, (*_, end) in running.items() if end <= time.monotonic() and pipe not in ready]
                 for pipe in [*ready, *late]:
                     slot, number, _ = running.pop(pipe)
@@ -206,7 +206,9 @@ class _Process:
 
             function = bytes(dumps(function))  # loaded by the process when it is ready for the imports
             gpus = torch.cuda.device_count()
-            devices = {"CUDA_VISIBLE_DEVICES": str(slot % gpus)} if gpus else {}
+            # a process is given physical numbers, of those that this process may use
+            visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(gpus)))
+            devices = {"CUDA_VISIBLE_DEVICES": visible.split(",")[slot % gpus]} if gpus else {}
             context, options["env"] = get_context("loky"), {"OMP_NUM_THREADS": "1", **devices}
         self.pipe, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(theirs, function, os.getpid()), **options)

@@ -45,11 +45,11 @@ def draw(comparison: Comparison, floors: Comparison | None = None) -> Figure:
         lrs.step(steps, factors, where="post", label=name, color=colour)
         best = comparison.best_index(name)
         if best is not None:
-            means = [mean(column) for column in comparison.members[comparison.select][:, index, best].T]
+            means = [mean(column, overlap=comparison.overlap) for column in _curves(comparison, index, best).T]
             _line_with_band(losses, ends, means, f"{name}, LR {comparison.lrs[best]:.3g}", {"color": colour})
         if not one_lr:
             order = [place for place in np.argsort(comparison.lrs) if comparison.has(name, int(place))]
-            means = [mean(comparison.values()[:, index, place]) for place in order]
+            means = [mean(comparison.values()[:, index, place], overlap=comparison.overlap) for place in order]
             _line_with_band(last, np.asarray(comparison.lrs)[order], means, name, {"color": colour, "marker": "o"})
     lrs.set(title="Learning rate", xlabel="optimizer step", ylabel="factor of the peak LR")
     at_best = f"{_title(comparison.select)} at the best LR"
@@ -105,10 +105,20 @@ def _label_lines(axes: Any) -> None:
         axes.annotate(line.get_label(), (1.01, floor), color=line.get_color(), **place)
 
 
+def _curves(comparison: Comparison, schedule: int, lr: int) -> NDArray[np.float64]:
+    """Return the curves of trainings that did not diverge, averaged over the seeds of a split if there are several."""
+    lost = comparison.diverged[:, schedule, lr, None]
+    curves = np.ma.masked_invalid(np.where(lost, np.nan, comparison.members[comparison.select][:, schedule, lr]))
+    units = len(comparison.splits) if len(comparison.splits) > 1 else len(curves)
+    averaged = curves.reshape(units, -1, comparison.epochs).mean(axis=1)
+    return np.asarray(np.ma.filled(averaged, np.nan), dtype=np.float64)
+
+
 def _means(axes: Any, comparison: Comparison) -> None:
     """Draw the mean of each schedule with its interval, the first on top."""
+    colours = dict(zip((name for _, name in _chosen(comparison)), _COLOURS, strict=False))
     for place, row in enumerate(comparison.table()):
-        colour = dict(zip((name for _, name in _chosen(comparison)), _COLOURS, strict=False)).get(row.schedule, "black")
+        colour = colours.get(row.schedule, "black")
         axes.plot(row.mean.value, place, "o", color=colour)
         axes.plot([row.mean.low, row.mean.high], [place, place], color=colour)
     axes.set_yticks(range(len(comparison.schedules)), list(comparison.schedules))

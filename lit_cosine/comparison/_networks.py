@@ -128,10 +128,11 @@ def compare_networks(
     check_memory(splits * len(seeds), len(named) * len(lrs), max_epochs)
     runs = Engine(engine, workers, timeout, address, fork=True)
     seeds = tuple(seeds)
-    data = data if isinstance(data, TabularDataModule) else TabularDataModule(data)
+    if not isinstance(data, TabularDataModule):
+        data = TabularDataModule(data, **({} if batch_size is None else {"batch_size": batch_size}))  # type: ignore[arg-type]
     batch_size = data.batch_size if batch_size is None else batch_size
     training = Training(network, max_epochs, batch_size, optimizer, weight_decay, momentum, loss)
-    example = initial_network(training, seeds[0])
+    example = initial_network(training, 0)  # not of the first seed: a folder takes further seeds in any order
     given = (data.dataset, data.batch_size, data.test_size, data.standardize)
     each = [data] if splits == 1 else [TabularDataModule(*given, split_seed=seed) for seed in range(splits)]
     parts = [_rows(split, example) for split in each]
@@ -147,7 +148,11 @@ def compare_networks(
         "max_epochs": training.max_epochs,
         "batch_size": training.batch_size,
         "optimizer": {"name": optimizer, "weight_decay": weight_decay, "momentum": momentum},
-        "loss": getattr(loss, "__qualname__", repr(loss)),
+        # by a value too: lambdas share their name, and modules with other settings their class
+        "loss": [
+            getattr(loss, "__qualname__", type(loss).__qualname__),
+            f"{_initial_loss(training, parts[0][0], 0):.6g}",
+        ],
         "network": {"name": type(example).__qualname__, "weights": _digest(example.state_dict().values())},
         "data": digests[0],
     }

@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from lit_cosine.comparison._claims import ClaimVerdict
 from lit_cosine.comparison._figure import draw
@@ -47,12 +48,14 @@ def table(comparison: Comparison, measure: Measure | None = None) -> Table:
     seeds, units = len(comparison.seeds), max(len(comparison.seeds), len(comparison.splits))
     chosen = "validation" if comparison.select == "val_loss" else comparison.select
     heading = f"{measure.replace('_', ' ')}, {seeds} seed{'s' * (seeds > 1)}, LR chosen on {chosen}"
-    shown = Table(title=f"{heading}\n{comparison.scope}", box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    shown = Table(
+        title=Text(f"{heading}\n{comparison.scope}"), box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True
+    )
     shown.add_column("schedule", overflow="fold")
     intervals = ["95 % (Holm)", "p", "won"] if units > 1 else []
-    lost = ["diverged"] if comparison.diverged.any() else []
+    lost = ["diverged or failed"] if comparison.diverged.any() else []
     for heading in ("LR", "within 1 SE", "mean", f"minus {comparison.baseline}", *intervals, *lost):
-        shown.add_column(heading, justify="right")
+        shown.add_column(Text(heading), justify="right")
     sign = -1.0 if comparison.higher_is_better(measure) else 1.0
     rows = comparison.table(measure)
     for row in sorted(rows, key=lambda row: (math.isnan(row.mean.value), sign * row.mean.value)):
@@ -62,7 +65,7 @@ def table(comparison: Comparison, measure: Measure | None = None) -> Table:
             ends = _ends(difference.low, difference.high)
             cells = [_number(difference.value, "+"), ends, _number(difference.p, digits=2), _share(difference.won)]
         shown.add_row(
-            row.schedule,
+            Text(row.schedule),  # no markup
             _number(row.lr),
             "" if near is None or near[0] == near[1] else _ends(*near),
             _number(row.mean.value, digits=4),
@@ -93,8 +96,9 @@ def notes(comparison: Comparison) -> list[str]:
         )
     if count := int(comparison.diverged.sum()):
         total = comparison.members.size if comparison.trained is None else int(comparison.trained.sum())
-        found.append(f"{count} of {total} trainings diverged; they are excluded from every mean.")
-    return [*found, *comparison.problems[:_MOST_PROBLEMS]]
+        found.append(f"{count} of {total} trainings diverged or failed; they are excluded from every mean.")
+    more = len(comparison.problems) - _MOST_PROBLEMS
+    return [*found, *comparison.problems[:_MOST_PROBLEMS], *([f"… and {more} more"] if more > 0 else [])]
 
 
 def rows_as_records(comparison: Comparison) -> list[dict[str, Any]]:
@@ -139,8 +143,9 @@ def write(
     figure = draw(comparison, floors)
     figure.savefig(paths["figure.png"], dpi=100)
     paths["tensorboard"] = folder / "tensorboard"
-    if not paths["tensorboard"].exists():
-        _write_tensorboard(comparison, paths["tensorboard"], figure, columns or {})
+    for old in paths["tensorboard"].glob("* lr=*/events.out.tfevents.*"):  # of a smaller grid
+        old.unlink()
+    _write_tensorboard(comparison, paths["tensorboard"], figure, columns or {})
     return paths
 
 
@@ -178,19 +183,21 @@ def _record(measure: str, at: str, row: Row) -> dict[str, Any]:
 def member_records(comparison: Comparison) -> list[dict[str, Any]]:
     """Return a record for every training: its place, and every measure at its end."""
     names, diverged = list(comparison.schedules), comparison.diverged
-    return [
-        {
+    records = []
+    for (seed, schedule, lr), member in np.ndenumerate(comparison.members):
+        if comparison.trained is not None and not comparison.trained[seed, schedule, lr]:
+            continue
+        place = {
             **({"split": comparison.splits[seed // len(comparison.seeds)]} if len(comparison.splits) > 1 else {}),
             "seed": comparison.seeds[seed % len(comparison.seeds)],
             "schedule": names[schedule],
             "lr": comparison.lrs[lr],
             "diverged": int(diverged[seed, schedule, lr]),
-            **{name: member[name][-1].item() for name in comparison.curves},
-            **{name: member[name].item() for name in comparison.finals},
         }
-        for (seed, schedule, lr), member in np.ndenumerate(comparison.members)
-        if comparison.trained is None or comparison.trained[seed, schedule, lr]
-    ]
+        curves = {name: member[name][-1].item() for name in comparison.curves}
+        finals = {name: member[name].item() for name in comparison.finals}
+        records.append({**place, **curves, **finals, **place})  # a module may log a metric "lr"
+    return records
 
 
 def _curve_records(comparison: Comparison) -> list[dict[str, Any]]:
@@ -215,6 +222,7 @@ def _write_tensorboard(
     from torch.utils.tensorboard import SummaryWriter
 
     description = comparison.description
+    first = next((name for name in comparison.schedules if comparison.best_index(name) is not None), None)
     for index, (name, schedule) in enumerate(comparison.schedules.items()):
         best = comparison.best_index(name)
         if best is None:
@@ -231,7 +239,11 @@ def _write_tensorboard(
                         field.replace("_", "/"), mean(column).value, (epoch + 1) * comparison.steps_per_epoch - 1
                     )
             for measure in comparison.finals:
-                writer.add_scalar(measure.replace("_", "/"), mean(members[measure]).value, comparison.total_steps)
+                writer.add_scalar(
+                    measure.replace("_", "/"),
+                    mean(comparison.values(measure)[:, index, best]).value,
+                    comparison.total_steps,
+                )
             write_layout(writer)
             row = {
                 **schedule_columns(schedule),
@@ -245,7 +257,7 @@ def _write_tensorboard(
             # the schedule comes first because TensorBoard cuts long names at their end
             write_hyperparameters(writer, row, time.time(), f"{run} ({folder.parent})")
             write_success(writer, time.time())
-            if index == 0:  # the picture shows all schedules, so one run has it
+            if name == first:  # the picture shows all schedules, so one run has it
                 writer.add_image("comparison", plots.pixels(figure), comparison.total_steps, dataformats="HWC")
 
 

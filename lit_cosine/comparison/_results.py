@@ -52,7 +52,7 @@ class Row:
     diverged: int
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class Comparison:
     """The results of :func:`lit_cosine.compare` or :func:`lit_cosine.compare_networks`; Jupyter shows its table.
 
@@ -72,7 +72,8 @@ class Comparison:
         select: The measure by which LRs are chosen.
         report: The measure that tables and figures show.
         maximize: Measures of which more is better.
-        overlap: Rows outside the training part over those in it, for the t test over splits (Nadeau and Bengio 2003).
+        overlap: Test rows over training rows (of :func:`lit_cosine.compare`: validation rows over training rows), for
+            the t test over splits (Nadeau and Bengio 2003).
         paired: Whether a seed had the same weights and first batch under every schedule.
         problems: What went wrong in which training.
         trained: Which training there is (splits * seeds, schedules, lrs); None where each is.
@@ -124,10 +125,11 @@ class Comparison:
 
     @property
     def scope(self) -> str:
-        """What the intervals speak of, for titles and files."""
+        """What the intervals refer to, for titles and files."""
         unpaired = "" if self.paired else "; unpaired: weights or batches differ between schedules"
         if len(self.splits) > 1:
-            return f"{len(self.splits)} splits of the data, {len(self.seeds)} seeds averaged in each{unpaired}"
+            seeds = "1 seed" if len(self.seeds) == 1 else f"{len(self.seeds)} seeds averaged"
+            return f"{len(self.splits)} splits of the data, {seeds} in each{unpaired}"
         return f"seed noise only: says nothing about other data{unpaired}"
 
     @property

@@ -111,8 +111,9 @@ class Train:
                 trainer.fit(model, datamodule=datamodule)
                 finals = _numbers(trainer.callback_metrics)
                 if _tests(model, datamodule):
-                    finals |= _numbers(trainer.test(model, datamodule=datamodule, verbose=False)[0])
-                row |= {"metrics": finals, "ends_early": trainer.global_step < watch.planned}
+                    for found in trainer.test(model, datamodule=datamodule, verbose=False):  # one for each loader
+                        finals |= _numbers(found)
+                row |= {"metrics": finals, "ends_early": trainer.global_step < watch.planned < math.inf}
             except Exception as error:  # the module is the user's
                 row |= {
                     "status": "failed",
@@ -132,6 +133,7 @@ class _Watch(Callback):
     def __init__(self, item: dict[str, Any]) -> None:
         self._item = item
         self.curve: dict[int, float] = {}
+        self._after: str | None = None
         self.digest = hashlib.sha256()
         self.lr = math.nan
         self.planned = 0.0
@@ -166,15 +168,21 @@ class _Watch(Callback):
     @override
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.sanity_checking:
-            self._record(trainer)
+            self._record(trainer, "validation")
 
     @override
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._record(trainer)
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._record(trainer, "epoch")  # the module's own on_train_epoch_end has logged by now
 
-    def _record(self, trainer: Trainer) -> None:
+    @override
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._record(trainer, "epoch")
+
+    def _record(self, trainer: Trainer, after: str) -> None:
         value = trainer.callback_metrics.get(self._item["metric"])
-        if value is not None:
+        # a metric is taken after the validation or after the epoch, where it was first seen: the other has an old value
+        if value is not None and self._begun and self._after in (None, after):
+            self._after = after
             self.curve[trainer.global_step] = float(value)
 
     def _update(self, values: Any) -> None:
@@ -186,7 +194,7 @@ class _Watch(Callback):
 def _rows(loader: Any) -> int:
     """Return the rows of a loader's data set; 0 where they cannot be counted."""
     try:
-        return len(loader.dataset)
+        return sum(len(one.dataset) for one in tree_leaves(loader))  # one loader, or several
     except (AttributeError, TypeError):
         return 0
 

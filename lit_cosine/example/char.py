@@ -92,6 +92,8 @@ class CharTransformer(LightningModule):
         self.lr = as_number("lr", lr, above=0.0)
         self.weight_decay = as_number("weight_decay", weight_decay, least=0.0)
         width, length = as_integer("width", width, least=16), as_integer("length", length, least=1)
+        if width % 16:
+            raise ValueError(f"width must be a multiple of 16, got {width}")
         self.characters = nn.Embedding(_CHARACTERS, width)
         self.positions = nn.Parameter(0.02 * torch.randn(length, width))
         layer = nn.TransformerEncoderLayer(

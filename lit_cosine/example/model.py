@@ -129,7 +129,7 @@ class LitClassifier(SafeLoading, LightningModule):
             return  # nothing is known of the rows of other loaders
         check_network(self, data.num_features, data.num_classes)
         self.example_input_array = torch.zeros(1, data.num_features)  # for the graph in TensorBoard
-        self.classes = self.classes or data.classes
+        self.classes = data.classes if stage == "fit" else self.classes or data.classes
         if data.scaling is not None:
             if stage != "fit" and self.scaling and not all(map(torch.allclose, data.scaling, self.scaling)):
                 remedy = "pass the raw rows (standardize=False), which the model standardizes itself"

@@ -21,7 +21,7 @@ from lit_cosine import Comparison, Constant, Cosine, LearningRateScheduler, comp
 from lit_cosine.cli._compare_options import parse
 from lit_cosine.cli.main import main
 from lit_cosine.comparison._engines import Engine, Failure
-from lit_cosine.comparison._report import write
+from lit_cosine.comparison._report import member_records, write
 
 SCHEDULES = {"constant": Constant(), "cosine": Cosine()}
 
@@ -247,7 +247,12 @@ BAD = [
     ({"address": "127.0.0.1:1"}, ValueError, 'needs engine="ray"'),
     ({"trainer": {"callbacks": [object()]}}, TypeError, "trainer must be plain data"),
     ({"config": {"model": {}}}, ValueError, "module and config exclude each other"),
-    ({"module": None, "config": {"model": "a.B"}}, ValueError, "model must be importable as module:Name, got 'a.B'"),
+    (
+        {"module": None, "config": "run.yaml"},
+        TypeError,
+        "config must be a mapping, the content of the file, got 'run.yaml'",
+    ),
+    ({"module": None, "config": {"model": "a.B"}}, ValueError, "config takes the place of data and trainer"),
 ]
 
 
@@ -255,6 +260,48 @@ BAD = [
 def test_bad_input_is_refused(options, kind, message: str) -> None:
     with pytest.raises(kind, match=message):
         run(**{"lrs": [0.02], **options})
+
+
+def test_a_configuration_names_a_class_that_can_be_imported_and_splits_need_data() -> None:
+    with pytest.raises(ValueError, match=r"model must be importable as module:Name, got 'a.B'"):
+        compare(None, None, SCHEDULES, [0.02], 1, metric="val/loss", config={"model": "a.B"})
+    with pytest.raises(
+        ValueError, match="splits needs data, a LightningDataModule that takes split_seed, got splits=2"
+    ):
+        compare(Regression, None, SCHEDULES, [0.02], 1, metric="val/loss", splits=2)
+
+
+class LogsItsLr(Regression):
+    def on_train_epoch_end(self) -> None:
+        self.log("epochs/begun", float(self.current_epoch + 1))
+        self.log("lr", 1e-9)
+
+
+class TwoValidationLoaders(Data):
+    def val_dataloader(self) -> Any:
+        return [super().val_dataloader()]
+
+
+def test_a_curve_has_a_point_for_each_validation_or_epoch_and_no_old_values() -> None:
+    trainer = {"max_epochs": 5, "accelerator": "cpu", "check_val_every_n_epoch": 2}
+    found = run(LogsItsLr, lrs=[0.02], trainer=trainer)
+    assert (found.epochs, found.steps_per_epoch) == (2, 6)
+    trainer = {"max_epochs": 3, "accelerator": "cpu"}
+    found = run(LogsItsLr, lrs=[0.02], trainer=trainer, metric="epochs/begun")
+    assert found.members["epochs/begun"][0, 0, 0].tolist() == [1.0, 2.0, 3.0]
+    assert {row["lr"] for row in member_records(found)} == {0.02}
+
+
+def test_the_rows_of_a_list_of_loaders_count() -> None:
+    options = {"metric": "val/loss", "trainer": {"max_epochs": 1, "accelerator": "cpu"}, "engine": "serial"}
+    found = compare(Regression, TwoValidationLoaders, {"cosine": Cosine()}, [0.02], 1, splits=2, **options)
+    assert found.overlap == pytest.approx(16 / 48)
+
+
+def test_a_training_without_a_test_is_a_row() -> None:
+    found = run(lrs=[0.02], trainer={"max_epochs": 1, "accelerator": "cpu", "limit_test_batches": 0})
+    assert found.report == "val/loss"
+    assert not found.diverged.any()
 
 
 @pytest.mark.slow
@@ -463,7 +510,11 @@ CONFIGURATIONS = [
     ("model: {lr: 0.1}\n", [], "must name the class of the model; in "),
     ("model: a.B\n", ["--fraction", "0.5"], "--fraction needs trainer.max_epochs or trainer.max_steps"),
     ("model: a.B\ntrainer: {max_epochs: 2}\n", ["--fraction", "1.5"], "fraction must be in (0, 1], got 1.5"),
-    ("model: a.B\ntrainer: {max_epochs: 2}\n", ["--fraction", "0.1"], "fraction must leave an epoch of the 2, got 0.1"),
+    (
+        "model: a.B\ntrainer: {max_epochs: 2}\n",
+        ["--fraction", "0.1"],
+        "fraction must leave at least one of the 2 epochs, got 0.1",
+    ),
     ("model: a.B\n", ["--max_epochs", "0"], "max_epochs must be an integer >= 1, got 0"),
     ("model: a.B\n", ["--max_epochs", "1", "--fraction", "0.1"], "--max_epochs and --fraction exclude each other"),
 ]

@@ -291,7 +291,7 @@ def test_a_folder_with_anything_else_is_refused_and_left_alone(tmp_path: Path) -
     before = files(tmp_path / "a")
     with pytest.raises(ValueError, match=r"holds a different comparison \(differs in: max_epochs\)"):
         run(folder=tmp_path / "a", seeds=1, max_epochs=3)
-    with pytest.raises(ValueError, match=r"differs in: network\)"):
+    with pytest.raises(ValueError, match=r"differs in: loss, network\)"):
         run(lambda: nn.Linear(4, 3), folder=tmp_path / "a", seeds=1)
     assert files(tmp_path / "a") == before
     (tmp_path / "b").mkdir()
@@ -311,3 +311,24 @@ def test_the_description_is_plain_and_whole() -> None:
     found = run(seeds=1)
     assert json.loads(json.dumps(found.description)) == found.description
     assert found.description["schedules"]["cosine"] == Cosine().to_dict()
+
+
+def test_another_loss_is_another_comparison_and_further_seeds_are_the_same_one(tmp_path: Path) -> None:
+    run(folder=tmp_path, seeds=[1], loss=nn.CrossEntropyLoss())
+    with pytest.raises(ValueError, match=r"differs in: loss\)"):
+        run(folder=tmp_path, seeds=[1], loss=nn.CrossEntropyLoss(label_smoothing=0.5))
+    assert run(folder=tmp_path, seeds=[0, 1], loss=nn.CrossEntropyLoss()).seeds == (0, 1)
+
+
+def test_a_batch_size_that_fits_small_data_is_taken() -> None:
+    few = torch.randn(50, 4).numpy(), (torch.arange(50) % 3).numpy()
+    found = compare_networks(Small, few, {"cosine": Cosine()}, [0.01], 1, 1, batch_size=16, engine="serial")
+    assert found.steps_per_epoch == 3
+
+
+def test_names_of_schedules_are_text_and_no_markup() -> None:
+    found = run(schedules={"cosine [end=0.1]": Cosine(end=0.1), "cosine [/late]": Cosine()}, seeds=1)
+    assert "cosine [end=0.1]" in repr(found)
+    assert "cosine [/late]" in repr(found)
+    with pytest.raises(TypeError, match=r"names of schedules must be text, got 0\.1"):
+        run(schedules={0.1: Cosine()})

@@ -388,7 +388,7 @@ def diverging(folder: Path, *lrs: str) -> None:
 
 def test_trainings_that_diverge_are_counted_and_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     diverging(tmp_path, "0.01", "1e30")
-    assert "4 of 8 trainings diverged; they are excluded from every mean." in capsys.readouterr().out
+    assert "4 of 8 trainings diverged or failed; they are excluded from every mean." in capsys.readouterr().out
     members = list(csv.DictReader((tmp_path / "run" / "members.csv").read_text().splitlines()))
     assert [int(member["diverged"]) for member in members] == [0, 1] * 4
     assert json.loads((tmp_path / "run" / "results.json").read_text())["diverged"] == 4
