@@ -200,7 +200,13 @@ def _read_configuration(path: str | Path) -> dict[str, Any]:
 
 def _shorten(config: dict[str, Any], max_epochs: int | None, fraction: float | None) -> str:
     """Make the run of a configuration shorter, and return a sentence about it."""
-    trainer = config["trainer"] = dict(config.get("trainer") or {})
+    trainer = config.get("trainer") or {}
+    if not isinstance(trainer, dict):
+        raise ValueError(f"trainer must hold options by name, got {shown(trainer)}")
+    trainer = config["trainer"] = dict(trainer)
+    for name in ("max_epochs", "max_steps"):
+        if trainer.get(name) is not None:
+            as_integer(f"trainer.{name}", trainer[name], least=-1)
     if max_epochs is not None and fraction is not None:
         raise ValueError("--max_epochs and --fraction exclude each other")
     length = "max_steps" if (trainer.get("max_steps") or -1) > 0 else "max_epochs"
@@ -216,7 +222,8 @@ def _shorten(config: dict[str, Any], max_epochs: int | None, fraction: float | N
     if not isinstance(whole, int) or whole < 1:
         raise ValueError("--fraction needs trainer.max_epochs or trainer.max_steps in the configuration")
     if round(whole * fraction) < 1:
-        raise ValueError(f"fraction must leave an epoch of the {whole}, got {fraction}; give trainer.max_steps")
+        hint = "; give trainer.max_steps" if length == "max_epochs" else ""
+        raise ValueError(f"fraction must leave at least one of the {whole} {length[4:]}, got {fraction}{hint}")
     trainer[length] = round(whole * fraction)
     of = f"{trainer[length]} of {whole} {length.removeprefix('max_')}"
     return f"Trained for {of}" if fraction < 1.0 else ""
@@ -227,8 +234,7 @@ def _check(options: Namespace, given: set[str]) -> None:
         raise ValueError(f"--{wrong[0]} needs --config with the module to compare on")
     if options.lrs is None and "lrs" in given:
         raise ValueError("--lrs auto needs --config; without it give numbers")
-    options.lrs = LRS if options.lrs is None else options.lrs
-    options.lrs = check_lrs(options.lrs)
+    options.lrs = check_lrs(LRS if options.lrs is None else options.lrs)
     for name in ("max_epochs", "batch_size", "splits", "workers"):
         if getattr(options, name) is not None:
             as_integer(name, getattr(options, name), least=1)

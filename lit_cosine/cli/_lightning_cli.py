@@ -17,7 +17,13 @@ from typing import Any, Literal, cast
 
 from jsonargparse import Namespace
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import ProgressBar
+from lightning.pytorch.callbacks import (
+    BatchSizeFinder,
+    Checkpoint,
+    LearningRateFinder,
+    LearningRateMonitor,
+    ProgressBar,
+)
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
@@ -154,8 +160,13 @@ class ArticleCLI(LightningCLI):
         bar = config["enable_progress_bar"]
         bar = self._command == "train" and sys.stdout.isatty() if bar is None else bar
         kwargs["enable_progress_bar"] = bar
+        listed = config["callbacks"] or []
+        listed = listed if isinstance(listed, list) else [listed]
         if self._command != "train":
-            return super().instantiate_trainer(logger=False, enable_checkpointing=False, **kwargs)
+            # those that train, or refuse a Trainer without a logger or checkpoints
+            left_out = (BatchSizeFinder, Checkpoint, LearningRateFinder, LearningRateMonitor)
+            kept = [callback for callback in listed if not isinstance(callback, left_out)]
+            return super().instantiate_trainer(callbacks=kept, logger=False, enable_checkpointing=False, **kwargs)
         max_epochs = config["max_epochs"]
         if max_epochs is not None and (max_epochs == 0 or max_epochs < -1):
             raise ValueError(f"trainer.max_epochs must be >= 1, or -1 for no limit, got {max_epochs}")
@@ -168,7 +179,6 @@ class ArticleCLI(LightningCLI):
                 tested = f"lit-cosine test --ckpt_path {best if best.is_file() else self.ckpt_path}"
                 on = f"lit-cosine train --resume {self.resumed} {larger} --model.on_resize restart"
                 raise RunComplete(f"{self.resumed} is complete. To test it: {tested}. To train on: {on}")
-        listed = config["callbacks"] if isinstance(config["callbacks"], list) else [config["callbacks"]]
         extra: list[Callback] = list(self._callbacks)
         if bar and not any(isinstance(callback, ProgressBar) for callback in listed):
             extra.append(SteadyProgressBar())
@@ -282,7 +292,7 @@ def restored(command: str, arguments: Sequence[str]) -> tuple[ArticleCLI, LitCla
 
 def run_of(ckpt_path: str) -> Path:
     """Return the folder of the run that wrote ``<run>/checkpoints/<name>.ckpt``."""
-    return Path(ckpt_path).parent.parent
+    return Path(ckpt_path).absolute().parent.parent
 
 
 def _with_data_class(arguments: Sequence[str]) -> list[str]:

@@ -70,6 +70,7 @@ def checkpoint_to_resume(asked: str, root: str | Path) -> tuple[Path, dict[str, 
     if asked:
         run = Path(asked)
         if run.is_file():
+            run = run.absolute()  # its run is found through the parents
             _check_configuration(run)
             return run, SafeCheckpointIO().load_checkpoint(run)
         if not run.is_dir():

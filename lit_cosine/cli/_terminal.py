@@ -16,7 +16,7 @@ __all__ = ["aligned", "chart", "letter", "of_stdout"]
 # bit of the dot in column x % 2, row y % 4 (from the top) of a Braille character, which starts at U+2800
 _DOTS = ((0x01, 0x02, 0x04, 0x40), (0x08, 0x10, 0x20, 0x80))
 _COLOURS = (36, 33, 35, 32, 31, 34)
-_LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+_LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"  # at least as many as preview draws of a file
 _PROBES = 8  # points looked at in one column of dots, so that a dense curve shows its whole height
 
 Extents = list[tuple[float, float]]

@@ -131,13 +131,13 @@ def _check(command: str, arguments: Sequence[str]) -> None:
     for path, content in contents:
         for key in content:
             if key not in _KEYS:
-                (line, *_) = lines_of(path, str(key))
-                raise ArgumentError(None, _unknown(f"{path}, line {line}: unknown key {shown(key)}", str(key), _KEYS))
+                where = ", line ".join([path, *map(str, lines_of(path, str(key))[:1])])
+                raise ArgumentError(None, _unknown(f"{where}: unknown key {shown(key)}", str(key), _KEYS))
         model = content.get("model")
         schedule = model.get("schedule") if isinstance(model, dict) else None
         if isinstance(schedule, str) and schedule.isidentifier():
-            (line, *_) = lines_of(path, "model.schedule")
-            _check_schedule(f"{path}, line {line}: model.schedule", schedule)
+            where = ", line ".join([path, *map(str, lines_of(path, "model.schedule")[:1])])
+            _check_schedule(f"{where}: model.schedule", schedule)
     if (schedule := options.get("--model.schedule", "")).isidentifier():
         _check_schedule("model.schedule", schedule)
     asks_only = {"--print_config", "--config", "-c"} & {*options} or any(name.startswith("--help.") for name in options)

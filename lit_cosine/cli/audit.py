@@ -105,7 +105,8 @@ def audit(arguments: Sequence[str]) -> int:
             cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=cli.config["ckpt_path"])
     _draw(stop.plans)
     if output is not None:
-        _write(new_file(output), judge, stop.plans)
+        with refusing():
+            _write(new_file(output), judge, stop.plans)
     return int(any(finding.severity == "error" for finding in judge.findings))
 
 

@@ -71,9 +71,9 @@ def compare_schedules(arguments: Sequence[str]) -> None:
         ArgumentError: If an argument is wrong; the message is one sentence.
     """
     options = parse(arguments)
-    console = Console(width=None if sys.stdout.isatty() else 150)
+    console = Console(width=None if sys.stdout.isatty() else 150, markup=False)
     if options.engine == "ray":
-        open_door = "Ray listens on all network interfaces and asks nobody for a password, unless RAY_AUTH_MODE=token"
+        open_door = "Ray listens on all network interfaces and asks for no password, unless RAY_AUTH_MODE=token"
         print(open_door, file=sys.stderr)
     with _one_sentence(options.folder):
         try:

@@ -23,7 +23,7 @@ from lit_cosine.cli._shell import STOPPED, rank_zero_ended, safe_streams, stop_s
 __all__ = ["main"]
 
 _MOST_CHARACTERS = 260
-"""Of an error, whatever value it quotes."""
+"""The longest error message, in characters."""
 
 
 class _Command(NamedTuple):

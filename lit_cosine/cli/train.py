@@ -47,33 +47,42 @@ def train(arguments: Sequence[str]) -> None:
         kept = trainer.checkpoint_callback
         best = kept.best_model_path or kept.last_model_path if kept else ""  # type: ignore[attr-defined]
         # without a best checkpoint, the weights as they are
-        (measured,) = trainer.test(
+        measured = trainer.test(
             cli.model, datamodule=cli.datamodule, ckpt_path=best or None, weights_only=True, verbose=False
         )
-    _print_measured(measured)
+    for values in measured:  # none with limit_test_batches=0
+        _print_measured(values)
     _print_results(trainer, best, cli.root)
 
 
 def test(arguments: Sequence[str]) -> None:
-    """Measure a checkpoint on the test rows of the data it was trained on; takes and raises what :func:`train` does."""
+    """Measure a checkpoint on the test rows of the data it was trained on.
+
+    Arguments and errors are those of :func:`train`.
+    """
     with quiet(), refusing():
         cli, model = restored("test", arguments)
-        (measured,) = cli.trainer.test(model, datamodule=cli.datamodule, verbose=False)
-    _print_measured(measured)
+        measured = cli.trainer.test(model, datamodule=cli.datamodule, verbose=False)
+        if not measured:
+            raise ValueError("there are no test rows to measure: trainer.limit_test_batches is 0")
+    _print_measured(measured[0])
 
 
 def predict(arguments: Sequence[str]) -> None:
     """Write a checkpoint's class probabilities of the test rows as ``predictions.csv`` into its run's folder."""
     with quiet(), refusing():
         cli, model = restored("predict", arguments)
-        probabilities = torch.cat(cli.trainer.predict(model, datamodule=cli.datamodule))  # type: ignore[arg-type]
+        found = cli.trainer.predict(model, datamodule=cli.datamodule)
+        if not found:
+            raise ValueError("there are no rows to predict: trainer.limit_predict_batches is 0")
+        probabilities = torch.cat(found)  # type: ignore[arg-type]
         path = new_file(Path(cli.output) if cli.output else run_of(str(cli.ckpt_path)) / "predictions.csv")
         with path.open("w", newline="") as file:
             table = csv.writer(file)
             table.writerow(["row", "predicted", *(f"p{label}" for label in range(probabilities.shape[1]))])
             for row, p in enumerate(probabilities):
                 table.writerow([row, int(p.argmax()), *p.tolist()])
-    print(f"Predictions: {path}")
+    print(f"Predictions: {_shown_path(path)}")
 
 
 def _print_measured(measured: Mapping[str, float]) -> None:

@@ -140,7 +140,8 @@ class Dashboard(Writer):
         if trainer.strategy.restore_checkpoint_after_setup:
             return  # the module is sharded (FSDP, DeepSpeed): a process has a part of each gradient
         parameters = (parameter for group in optimizer.param_groups for parameter in group["params"])
-        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        found = (parameter.grad for parameter in parameters if parameter.grad is not None)
+        gradients = [grad.coalesce().values() if grad.is_sparse else grad for grad in found]  # no norm of sparse ones
         if gradients:
             norm = torch.nn.utils.get_total_norm(gradients)
             self._norms[index, self._used.done[index]] = norm / gradient_scale(trainer, optimizer)

@@ -14,6 +14,7 @@ from typing import Any
 
 import yaml
 
+from lit_cosine._compat import has_class
 from lit_cosine.audit import Finding
 from lit_cosine.schedules import Schedule, public_path
 
@@ -48,7 +49,8 @@ def _scheduled(trainer: Any, pl_module: Any) -> dict[str, Any]:
         return {}
     first = trainer.optimizers[0]
     configs = [config for config in trainer.lr_scheduler_configs if config.scheduler.optimizer is first]
-    own = [callback for callback in trainer.callbacks if getattr(callback, "schedulers", ())]
+    own = [callback for callback in trainer.callbacks if has_class(callback, "LearningRateScheduler")]
+    own = [callback for callback in own if callback.schedulers]
     scheduler = own[0].schedulers[0] if own else configs[0].scheduler if configs else None
     group = first.param_groups[0]
     row: dict[str, Any] = {"schedule": type(scheduler).__name__, "lr": float(group.get("initial_lr", group["lr"]))}

@@ -191,7 +191,7 @@ def test_a_network_of_the_users_own_trains_and_is_tested_from_its_run(capsys):
         ),
         (
             ["--resume", "text.yaml"],
-            "text.yaml cannot be resumed: there is no config.yaml",
+            "text.yaml cannot be resumed: there is no ",
         ),
         (["--checkpoint.keep", "0"], "keep must be an integer >= 1, or -1 for all, got 0"),
         (
@@ -329,3 +329,34 @@ def test_a_tiny_network_gets_one_thread_unless_asked_for_more(capsys, monkeypatc
     monkeypatch.delenv("OMP_NUM_THREADS")
     torch.set_num_threads(1)
     assert threads(capsys) == ([1], [])
+
+
+def test_a_run_is_found_from_within_its_folder_and_a_test_without_rows_is_no_error(capsys, monkeypatch):
+    assert train("--trainer.max_epochs", "2", "--trainer.limit_test_batches", "0") == 0
+    assert "Checkpoint: " in capsys.readouterr().out
+    run = Path("runs/run_1").absolute()
+    monkeypatch.chdir(run / "checkpoints")
+    assert main(["predict", "--ckpt_path", "last.ckpt"]) == 0
+    assert (run / "predictions.csv").is_file()
+    # the run's own configuration is found
+    message = "there are no test rows to measure: trainer.limit_test_batches is 0"
+    assert error_of(capsys, main(["test", "--ckpt_path", "last.ckpt"])) == message
+    assert main(["test", "--ckpt_path", "last.ckpt", "--trainer.limit_test_batches", "1.0"]) == 0
+
+
+@pytest.mark.parametrize("listed", ["ModelCheckpoint", "LearningRateMonitor", "LearningRateFinder"])
+def test_callbacks_that_need_a_logger_or_train_are_left_out_of_an_audit(listed, capsys):
+    assert main(["audit", *SMALL, "--trainer.callbacks", listed]) == 0
+    assert "ScheduleAudit: nothing wrong" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("command", "text", "message"),
+    [
+        ("train", "on: 1\n", "a.yaml: unknown key True; known are"),
+        ("preview", "init_args: {end: 1}\n", "a.yaml: class_path must name a schedule, got None"),
+    ],
+)
+def test_a_key_that_has_no_line_is_refused_all_the_same(command, text, message, capsys):
+    Path("a.yaml").write_text(text)
+    assert error_of(capsys, main([command, "--config", "a.yaml"])).startswith(message)
