@@ -261,9 +261,10 @@ def _curve(schedule: Schedule, run: Mapping[str, Any]) -> _Curve:
         raise ValueError(f"cooldown must be at least one of {steps:,} steps, got {shown(run['cooldown'])}")
     if "cooldown_schedule" in run and cooldown == 0:
         raise ValueError("cooldown_schedule needs --cooldown, the length of the cooldown")
-    return _Curve(
-        lr, steps, PlannedFactor.of_run(schedule, steps, _steps("warmup", run, steps), cooldown, cooldown_schedule)
-    )
+    planned = PlannedFactor.of_run(schedule, steps, _steps("warmup", run, steps), cooldown, cooldown_schedule)
+    if not math.isfinite(lr * max(map(planned, range(0, steps, max(1, steps // 1000))))):
+        raise ValueError(f"lr must keep every LR finite, got {lr:g}")
+    return _Curve(lr, steps, planned)
 
 
 def _steps(name: str, run: Mapping[str, Any], steps: int) -> int:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullFormatter
 from numpy.typing import NDArray
 
 from lit_cosine.comparison._results import Comparison, Measure
@@ -65,7 +66,9 @@ def draw(comparison: Comparison, floors: Comparison | None = None) -> Figure:
         last.set(title=against, xlabel="peak LR", ylabel=f"{_title(comparison.report).lower()}, mean")
         if not comparison.diverged.all():  # otherwise nothing is drawn, and a logarithmic axis has no limits
             last.set_xscale("log")
-            last.xaxis.set_major_formatter("{x:g}")
+            lrs_shown = sorted(comparison.lrs)[:: math.ceil(len(comparison.lrs) / 8)]
+            last.set_xticks(lrs_shown, [f"{lr:.3g}" for lr in lrs_shown])
+            last.set_xticks([], minor=True)
     for axes in (lrs, losses, *([] if one_lr else [last])):
         axes.grid(alpha=0.3)
         values = np.concatenate([np.asarray(line.get_ydata(), dtype=float) for line in axes.lines] or [np.empty(0)])
@@ -172,8 +175,8 @@ def _label_plainly(axis: Any) -> None:
     """Label a logarithmic axis with plain numbers, between the powers of ten too where it spans few of them."""
     axis.set_major_formatter("{x:g}")
     low, high = axis.get_view_interval()
-    if high < 20.0 * low:
-        axis.set_minor_formatter("{x:g}")
+    some = FuncFormatter(lambda value, _: f"{value:g}" if f"{value:e}"[0] in "25" else "")
+    axis.set_minor_formatter("{x:g}" if high < 10.0 * low else some if high < 1000.0 * low else NullFormatter())
 
 
 def _ink(image: Any, value: float) -> str:

@@ -233,6 +233,7 @@ def test_pictures(capsys, tmp_path):
         ("Cosine --steps -5", "steps must be an integer >= 1, got -5"),
         ("Cosine --steps 1.5", "steps: Expected an integer. Got value: 1.5"),
         ("Cosine --lr 0", "lr must be finite and > 0, got 0"),
+        ("Cosine --lr 1e308 --start 5", "lr must keep every LR finite, got 1e+308"),
         ("Cosine --lr nan", "lr: Expected a number. Got value: nan"),
         ("Cosine --warmup 50", "warmup must name its unit, got '50': write \"50step\""),
         ("Cosine --warmup -1step", "must be finite and >= 0, got -1.0 from '-1step'"),
