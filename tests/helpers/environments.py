@@ -19,7 +19,15 @@ ROOT = Path(__file__).parents[2]
 FOLDERS = ("schedules", "training", "audit", "monitors", "checkpoint", "example")
 """The packages that meet code of torch and Lightning: command line, board and comparisons add no other."""
 
-TESTS_NEED = ["hypothesis", "pytest", "pytest-timeout", "pytest-xdist", "pytorch-lightning>=2.6.6,<3"]
+TESTS_NEED = [
+    "hydra-core",
+    "hypothesis",
+    "pytest",
+    "pytest-timeout",
+    "pytest-xdist",
+    "pytorch-lightning>=2.6.6,<3",
+    "torchdata",
+]
 # what packages of other versions deprecate among themselves is not ours; pins make it an error in the default run
 WARNINGS = ("-W", "ignore::DeprecationWarning", "-W", "ignore:The epoch parameter in:UserWarning")  # of torch 2.6
 
