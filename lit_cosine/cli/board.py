@@ -1,7 +1,7 @@
 """``lit-cosine board``: TensorBoard on a folder of runs, with every point, opened on the Schedule dashboard.
 
 Conventions: the server listens on this machine alone unless another host is given, and nothing is written into the
-folder. The charts of the Schedule dashboard are made from the tags that the runs have, whoever wrote them. Every point
+folder. The charts of the Schedule dashboard are made from the tags of the runs, of any logger. Every point
 is served, except that this dashboard, which draws one page element per point, receives a reduced form of a long curve.
 """
 

@@ -88,7 +88,7 @@ def compare(
         address: ``host:port`` of a Ray cluster.
         cpus: CPUs of a training under Ray.
         gpus: GPUs of a training under Ray.
-        folder: Keeps finished trainings: the same call goes on after a stop, and a larger grid trains what is new. The
+        folder: Keeps finished trainings: the same call continues after a stop, a larger grid trains what is new. The
             module counts as the same by its name: after a change of its code take another folder.
         retry_failed: Whether trainings that failed before are started again.
         on_progress: Called with the numbers of trainings that are done, known so far, running, and failed or diverged.

@@ -84,7 +84,7 @@ def gather(
 
     Args:
         name: One of ``SECONDS``.
-        folder: Keeps finished trainings: the same call goes on after a stop.
+        folder: Keeps finished trainings: the same call continues after a stop.
         splits: How many splits of the data the best LRs are measured on, >= 1.
         seeds: Seeds in each split of tabular data, >= 1; the other tasks have one.
         max_epochs: Length of each training; the task's where None.

@@ -67,7 +67,7 @@ class Journal:
         if content and (not lines or "version" not in lines[0]):
             raise ValueError(f"folder must hold this comparison or nothing; {path} cannot be read")
         if not any("key" in line for line in lines):
-            content, lines = b"", []  # whatever was asked, nothing has been answered
+            content, lines = b"", []  # any question is accepted: there is no answer yet
         differing = [key for key in head if lines and json.loads(json.dumps(head[key])) != lines[0].get(key)]
         if differing:
             raise ValueError(

@@ -104,7 +104,7 @@ def compare_networks(
         workers: Blocks at a time; the CPUs where None.
         timeout: Seconds that a block of trainings may take, with ``engine="local"``.
         address: ``host:port`` of a Ray cluster.
-        folder: Keeps finished blocks: the same call goes on after a stop, and a larger grid trains what is new.
+        folder: Keeps finished blocks: the same call continues after a stop, and a larger grid trains what is new.
         on_progress: Called with the numbers of trainings that are done, in all, running, and failed or diverged.
 
     Raises:

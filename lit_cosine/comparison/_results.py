@@ -346,7 +346,7 @@ def showing_so_far(found: Callable[[], tuple[Comparison, str]]) -> Iterator[None
     try:
         yield
     except (KeyboardInterrupt, SystemExit):
-        with suppress(ValueError, OSError):  # every training so far has failed, or nobody reads
+        with suppress(ValueError, OSError):  # every training so far has failed, or the output is closed
             comparison, count = found()
             print(f"\nStopped after {count} trainings:\n{comparison!r}", flush=True)
         raise

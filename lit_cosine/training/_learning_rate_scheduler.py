@@ -127,7 +127,7 @@ class LearningRateScheduler(Callback):
                 self.schedules[key] = as_schedule(key, curve, imports=True)
             except (TypeError, ValueError) as error:  # a misspelt argument ends up here too
                 known = "warmup, cooldown, on_resize, replace, groups, reference_batch_size and batch_scaling"
-                raise type(error)(f"{error}; arguments that are no schedules: {known}") from None
+                raise type(error)(f"{str(error)[:170]}; arguments that are no schedules: {known}") from None
         self.groups = as_own_curves(groups)
         for own in self.groups.values():
             for key in own.schedules:
@@ -336,7 +336,7 @@ class LearningRateScheduler(Callback):
         self._leave(trainer, pl_module)
 
     def _leave(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Let go of the Trainer, the module and the optimizers; a checkpoint can be saved after that."""
+        """Release the Trainer, the module and the optimizers; a checkpoint can still be saved after that."""
         for scheduler in self.schedulers:
             scheduler.remove_hooks()
         forget_module(self)
