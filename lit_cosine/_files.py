@@ -25,24 +25,17 @@ __all__ = ["WriterLock", "new_file", "replacing", "sync"]
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary name beside ``path``, then move what was written there to ``path`` in one step.
+    """Yield a temporary file beside ``path``, in a folder that is made, and move it to ``path`` in one step.
 
-    The name is unique, so that two processes that write one path do not disturb each other. After an error ``path`` is
-    as it was and the temporary file is gone. The folder of ``path`` is made where it is missing.
-
-    Args:
-        path: Where the file is to be.
-
-    Raises:
-        OSError: If the file cannot be written.
+    Its name is unique, as two processes may write one path. After an error ``path`` is as it was.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     os.close(descriptor)
     beside = Path(name)
     try:
-        yield beside
         beside.chmod(0o666 & ~_umask())  # mkstemp's files are private
+        yield beside
         sync(beside)
         os.replace(beside, path)
         sync(path.parent)
@@ -99,11 +92,7 @@ class WriterLock:
         self._file: IO[str] | None = None
 
     def acquire(self, path: Path) -> str | None:
-        """Take the lock of the file ``path``, or return what is known of its holder.
-
-        Args:
-            path: The lock file; it is created, and stays.
-        """
+        """Take the lock of the file ``path``, which is created and stays, or return what is known of its holder."""
         if fcntl is None:
             return None
         self.release()

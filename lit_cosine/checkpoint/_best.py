@@ -36,10 +36,6 @@ class Best:
             self.value, self.name = float(value), str(state["file"])
         self._last = None if state["last"] is None else float(state["last"])
 
-    def forget(self) -> None:
-        """Have no best, as at the start of a run."""
-        self.value = self.name = None
-
     def validated(self, trainer: Trainer) -> None:
         """Take the value of a validation that has ended."""
         self._validated = True

@@ -120,11 +120,7 @@ def read_newest(
 ) -> tuple[Path, dict[str, Any]]:
     """Return the newest undamaged checkpoint of ``folder``: ``last.ckpt``, else the one with the most progress.
 
-    Progress is the epoch and step in the file itself. The time of a file is no order: clocks are set back, and copies
-    are new. A warning names each damaged file and the one used instead.
-
-    Raises:
-        FileNotFoundError: If ``folder`` holds no checkpoint, or only damaged ones.
+    Progress is the epoch and step in the file itself, as the times of files are no order. A warning names the damaged.
     """
     folder = Path(folder)
     paths = sorted(

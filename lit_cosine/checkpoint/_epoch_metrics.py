@@ -33,21 +33,14 @@ def epoch_metrics(trainer: Trainer, pl_module: LightningModule) -> dict[str, Any
 
 
 def check_epoch_metrics(saved: Any) -> None:
-    """Refuse what :func:`epoch_metrics` does not return.
-
-    Raises:
-        CheckpointError: If ``saved`` is something else.
-    """
+    """Refuse what :func:`epoch_metrics` does not return."""
     good = isinstance(saved, dict) and all(isinstance(part, dict) for part in saved.values())
     if not good or not all(isinstance(part, dict) for group in saved.values() for part in group.values()):
         raise CheckpointError(f"the metrics in the checkpoint cannot be restored: {shown(saved)}")
 
 
 def merge_epoch_metrics(saved: dict[str, Any], trainer: Trainer, pl_module: LightningModule) -> None:
-    """Merge ``saved``, which :func:`epoch_metrics` returned, into the metrics that have been updated since.
-
-    What was merged is removed from ``saved``: some metrics are first updated later.
-    """
+    """Merge ``saved`` into the metrics that have been updated since; what was merged is removed from ``saved``."""
     logged, modules = saved.get("logged", {}), saved.get("modules", {})
     for key, metric in logged_metrics(trainer).items():
         if (part := logged.pop(key, None)) is None:

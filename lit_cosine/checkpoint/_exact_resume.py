@@ -36,7 +36,7 @@ from lit_cosine._compat import (
     validation_is_due,
 )
 from lit_cosine.checkpoint._best import Best
-from lit_cosine.checkpoint._checkpoint_file import CheckpointError, CheckpointWriteError, check_plain, link_checkpoint
+from lit_cosine.checkpoint._checkpoint_file import CheckpointError, check_plain, link_checkpoint, write_errors
 from lit_cosine.checkpoint._finite import FiniteCheck
 from lit_cosine.checkpoint._intervals import Intervals
 from lit_cosine.checkpoint._process_state import ProcessState
@@ -134,7 +134,8 @@ class ExactResume(ModelCheckpoint):
 
     def __getstate__(self) -> dict[str, Any]:
         # a copy of the callback, among hyperparameters or in a spawned process, has no part in the run
-        return {**own_attributes(self), "_signals": Signals(), "_silence": contextlib.ExitStack(), "_group": None}
+        fresh = {"_process": ProcessState(), "_signals": Signals(), "_finite": FiniteCheck(self._files.last)}
+        return {**own_attributes(self), **fresh, "_silence": contextlib.ExitStack(), "_group": None}
 
     @override
     def state_dict(self) -> dict[str, Any]:
@@ -194,9 +195,8 @@ class ExactResume(ModelCheckpoint):
 
     @override
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        if trainer.state.fn != "fit":
-            return
-        self._process.load(trainer, checkpoint)
+        if trainer.state.fn == "fit":
+            self._process.load(trainer, checkpoint)
 
     @override
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -337,15 +337,12 @@ class ExactResume(ModelCheckpoint):
         self._flush_loggers(trainer)
         # last.ckpt is written first: a run killed before the links are made can resume from it
         path = self._files.temporary(name) if self._sharded else self._files.last
-        try:
+        with write_errors(self.folder / name):
             trainer.save_checkpoint(path, weights_only=False)
-        except CheckpointWriteError:
-            raise
-        except OSError as error:  # shards, which the strategy writes
-            raise CheckpointWriteError(f"checkpoint {path} could not be written: {error.strerror or error}") from error
+            if trainer.is_global_zero:
+                self._files.publish(name, sharded=self._sharded, best=best is not None)
         self.last_model_path = str(self._files.last)
         if trainer.is_global_zero:
-            self._files.publish(name, sharded=self._sharded, best=best is not None)
             self._files.prune(self.keep, trainer.global_step, self._best.name)
             for logger in trainer.loggers:
                 logger.after_save_checkpoint(self)
@@ -376,10 +373,9 @@ class ExactResume(ModelCheckpoint):
             if best.exists():
                 self._files.set_best(best)
         if not trainer.strategy.broadcast(best.exists()):
-            self._best.forget()
-            self.best_model_score, self.best_model_path = None, ""
+            self._set_best(None, None)
 
-    def _set_best(self, value: float | None, name: str) -> None:
+    def _set_best(self, value: float | None, name: str | None) -> None:
         self._best.value, self._best.name = value, name
-        self.best_model_score = self.current_score = torch.tensor(value)
-        self.best_model_path = str(self._files.best)
+        self.best_model_score = self.current_score = None if value is None else torch.tensor(value)
+        self.best_model_path = "" if name is None else str(self._files.best)

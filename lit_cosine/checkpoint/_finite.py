@@ -59,10 +59,6 @@ class FiniteCheck:
         used = ", ".join(f"{float(lr):g}" for lr in lrs)
         raise FloatingPointError(f"{what} at epoch {epoch}, step {step}, with LR {used}: stopped; {kept}")
 
-    def __getstate__(self) -> dict[str, Any]:
-        # a copy has no part in the run
-        return {**vars(self), "_losses": []}
-
 
 def _now(trainer: Trainer) -> _Where:
     lrs = [group["lr"] for optimizer in trainer.optimizers for group in optimizer.param_groups]

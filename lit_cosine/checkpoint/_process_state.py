@@ -43,12 +43,7 @@ class ProcessState:
         checkpoint[_KEY] = {"version": STATE_VERSION, "processes": states}
 
     def load(self, trainer: Trainer, checkpoint: Mapping[str, Any]) -> None:
-        """Take this process's state out of ``checkpoint``.
-
-        Raises:
-            ValueError: If it is of another version, or was written by another number of processes.
-            CheckpointError: If it is something else.
-        """
+        """Take this process's state out of ``checkpoint``; refuse that of another number of processes."""
         if _KEY not in checkpoint:
             rank_zero_warn("the checkpoint was written without ExactResume: it has no random states; resuming the rest")
             return
@@ -83,7 +78,3 @@ class ProcessState:
     def after_epoch(self) -> None:
         """Forget the metrics of an epoch that has ended."""
         self._metrics = {}
-
-    def __getstate__(self) -> dict[str, Any]:
-        # a copy has no part in the run, and is small
-        return {"_loaded": None, "_metrics": {}}

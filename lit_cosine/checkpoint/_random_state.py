@@ -31,11 +31,7 @@ def random_state(device: torch.device, loaders: Sequence[Any]) -> dict[str, Any]
 
 
 def set_random_state(state: Any, device: torch.device, loaders: Sequence[Any]) -> None:
-    """Restore what :func:`random_state` returned.
-
-    Raises:
-        CheckpointError: If ``state`` is something else.
-    """
+    """Restore what :func:`random_state` returned; refuse anything else."""
     try:
         torch.set_rng_state(state["torch"])
         version, keys, gauss = state["python"]

@@ -15,7 +15,7 @@ from lit_cosine._checks import shown
 from lit_cosine._files import WriterLock
 from lit_cosine.checkpoint._checkpoint_file import link_checkpoint
 from lit_cosine.checkpoint._checkpoint_io import LAST
-from lit_cosine.checkpoint._sharded import link_folder, publish_folder
+from lit_cosine.checkpoint._sharded import publish_folder
 
 __all__ = ["BEST", "RunFolder"]
 
@@ -41,11 +41,7 @@ class RunFolder:
         return self.path / BEST
 
     def checkpoint(self, name: str) -> Path:
-        """Return the path of the checkpoint ``name``, as read from a state.
-
-        Raises:
-            ValueError: If ``name`` is not that of a checkpoint in this folder.
-        """
+        """Return the path of the checkpoint ``name``, as read from a state; refuse another name."""
         if not _NAME.fullmatch(name):
             raise ValueError(f"a checkpoint's name must be epoch=E-step=S.ckpt, got {shown(name)}")
         return self.path / name
@@ -75,7 +71,7 @@ class RunFolder:
         path = self.path / name
         if sharded:
             publish_folder(self.temporary(name), path)
-            link_folder(path, self.last)
+            link_checkpoint(path, self.last)
         else:
             link_checkpoint(self.last, path)
         if best:
@@ -83,21 +79,19 @@ class RunFolder:
 
     def set_best(self, path: Path) -> None:
         """Make ``best.ckpt`` a further name of the checkpoint ``path``."""
-        link_folder(path, self.best) if path.is_dir() else link_checkpoint(path, self.best)
+        link_checkpoint(path, self.best)
 
     def prune(self, keep: int, step: int, spare: str | None) -> None:
-        """Remove all but ``spare`` and the newest ``keep`` checkpoints (-1: all); those beyond ``step`` go first.
-
-        They are of a run that was resumed at an earlier step.
-        """
+        """Remove all but ``spare`` and the newest ``keep`` checkpoints (-1: all)."""
         if keep == -1:
             return
         found = []
         for path in self.path.glob("epoch=*-step=*.ckpt"):
             if (match := _NAME.fullmatch(path.name)) and path.name != spare:
-                progress = int(match[2]), int(match[1])
-                found.append((progress[0] <= step, progress, path))
-        for _, _, path in sorted(found)[:-keep]:
+                saved = int(match[2])
+                # those beyond the present step go first: they are of a run that was resumed at an earlier one
+                found.append((saved <= step, saved, int(match[1]), path))
+        for *_, path in sorted(found)[:-keep]:
             _remove(path)
 
 

@@ -9,7 +9,6 @@ of them is read here first by an unpickler that knows a few harmless classes onl
 from __future__ import annotations
 
 import io
-import os
 import pickle
 import shutil
 from collections.abc import Callable
@@ -22,10 +21,10 @@ from torch.serialization import get_unsafe_globals_in_checkpoint
 
 from lit_cosine._checks import shown
 from lit_cosine._files import sync
-from lit_cosine.checkpoint._checkpoint_file import CheckpointError, CheckpointWriteError, verify_checkpoint
+from lit_cosine.checkpoint._checkpoint_file import CheckpointError, verify_checkpoint
 from lit_cosine.checkpoint._checkpoint_io import SafeCheckpointIO
 
-__all__ = ["check_shards", "link_folder", "make_files_safe", "publish_folder"]
+__all__ = ["check_shards", "make_files_safe", "publish_folder"]
 
 _METADATA = ".metadata"
 _MODULES = {
@@ -55,11 +54,7 @@ class _IndexUnpickler(pickle.Unpickler):
 
 
 def check_shards(folder: Path) -> None:
-    """Refuse a folder of shards that holds more than tensors and plain data, before anything of it is unpickled.
-
-    Raises:
-        CheckpointError: If it does, or if the folder is not a sharded checkpoint.
-    """
+    """Refuse a folder of shards that holds more than tensors and plain data, before anything of it is unpickled."""
     refused = f"checkpoint {folder} is refused: it holds more than tensors and plain data"
     try:
         with (folder / _METADATA).open("rb") as file:
@@ -85,11 +80,7 @@ def check_shards(folder: Path) -> None:
 
 
 def make_files_safe(strategy: Strategy) -> None:
-    """Make ``strategy`` read and write its checkpoints safely, whole or sharded.
-
-    Raises:
-        TypeError: If the user has given it a CheckpointIO, or it reads a format of its own.
-    """
+    """Make ``strategy`` read and write its checkpoints safely, whole or sharded; refuse one that has its own format."""
     present = strategy.checkpoint_io
     if type(present).__name__ == "TorchCheckpointIO":  # by name: pytorch_lightning has another class of that name
         strategy.checkpoint_io = SafeCheckpointIO()
@@ -115,37 +106,12 @@ def _checked_load(strategy: Strategy) -> Callable[..., dict[str, Any]]:
 
 
 def publish_folder(written: Path, path: Path) -> None:
-    """Bring a complete folder of shards to the disk and rename it to ``path``, in the place of an older one.
-
-    Raises:
-        CheckpointWriteError: If that fails.
-    """
-    try:
-        for file in written.iterdir():
-            sync(file)
-        sync(written)
-        if path.exists():  # a rename cannot replace a folder
-            old = path.with_name(f".{path.name}.old.tmp")
-            shutil.rmtree(old, ignore_errors=True)
-            path.rename(old)
-        written.rename(path)
-        sync(path.parent)
-        shutil.rmtree(path.with_name(f".{path.name}.old.tmp"), ignore_errors=True)
-    except OSError as error:
-        raise CheckpointWriteError(f"checkpoint {path} could not be written: {error.strerror or error}") from error
-
-
-def link_folder(target: Path, link: Path) -> None:
-    """Make ``link`` a relative symbolic link to the folder ``target`` beside it, in one rename.
-
-    Raises:
-        CheckpointWriteError: If that fails.
-    """
-    temporary = link.with_name(f".{link.name}.link.tmp")
-    try:
-        temporary.unlink(missing_ok=True)
-        temporary.symlink_to(target.name, target_is_directory=True)
-        os.replace(temporary, link)
-        sync(link.parent)
-    except OSError as error:
-        raise CheckpointWriteError(f"checkpoint {link} could not be written: {error.strerror or error}") from error
+    """Bring a complete folder of shards to the disk and rename it to ``path``, in the place of an older one."""
+    for part in (*written.iterdir(), written):
+        sync(part)
+    old = path.with_name(f".{path.name}.old.tmp")
+    if path.exists():  # a rename cannot replace a folder
+        path.rename(old)
+    written.rename(path)
+    sync(path.parent)
+    shutil.rmtree(old, ignore_errors=True)

@@ -1,6 +1,7 @@
 """Malicious checkpoints of several kinds, loaded in every way, and proof that an unsafe reader would run them."""
 
 import functools
+import hashlib
 import http.server
 import io
 import os
@@ -71,11 +72,10 @@ def malicious(kind, path, command, good):
         path.write_bytes(pickle.dumps(value, protocol=2))
     elif kind == "with_a_checksum":
         # a valid checksum proves that a file is complete, not that it is harmless
-        write_checkpoint(good, path)
-        seal = path.read_bytes()[-82:]
         buffer = io.BytesIO()
         torch.save(contents, buffer)
-        path.write_bytes(buffer.getvalue()[:-2] + (82).to_bytes(2, "little") + seal)
+        sealed = buffer.getvalue()[:-2] + (82).to_bytes(2, "little")
+        path.write_bytes(sealed + b"lit_cosine sha256=" + hashlib.sha256(sealed).hexdigest().encode())
     else:
         torch.save(contents, path, _use_new_zipfile_serialization=kind != "old_format")
 
@@ -113,8 +113,9 @@ def test_no_way_of_loading_runs_anything(kind, unsafe, good, proof, tmp_path, mo
     path = tmp_path / "malicious.ckpt"
     malicious(kind, path, f"touch {proof}", good)
     for load in WAYS.values() if kind == "os_system" or not unsafe else [WAYS["model"]]:
-        with pytest.raises(CheckpointError, match=r"malicious.ckpt is (refused|damaged)"):
+        with pytest.raises(CheckpointError, match=r"malicious.ckpt is (refused|damaged)") as error:
             load(path, tmp_path)
+        assert kind != "with_a_checksum" or "is refused: it holds more than tensors" in str(error.value)
         assert not proof.exists()
 
 

@@ -16,7 +16,8 @@ import torch
 from torch.distributed.checkpoint.metadata import BytesStorageMetadata, Metadata, MetadataIndex
 
 from lit_cosine.checkpoint import CheckpointError
-from lit_cosine.checkpoint._sharded import check_shards, link_folder, publish_folder
+from lit_cosine.checkpoint._checkpoint_file import link_checkpoint
+from lit_cosine.checkpoint._sharded import check_shards, publish_folder
 
 JOB = """
 import json, os, signal, sys, warnings
@@ -170,6 +171,6 @@ def test_folders_are_replaced_and_linked_by_rename(tmp_path):
         written.mkdir()
         (written / "shard").write_text(str(number))
         publish_folder(written, tmp_path / "a.ckpt")
-        link_folder(tmp_path / "a.ckpt", tmp_path / "last.ckpt")
+        link_checkpoint(tmp_path / "a.ckpt", tmp_path / "last.ckpt")
         assert (tmp_path / "last.ckpt" / "shard").read_text() == str(number)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.ckpt", "last.ckpt"]
