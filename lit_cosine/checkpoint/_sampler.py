@@ -84,6 +84,14 @@ class EpochSampler(DistributedSampler[Any]):
             self._resume_at = (epoch, 0)
         self.generator.manual_seed(self._seed_of(epoch))
 
+    def __getstate__(self) -> dict[str, Any]:
+        # torch 2.13 pickles a generator as a new tensor, whose memory is closed before a spawned process can open it
+        return {**vars(self), "generator": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self.generator = torch.Generator().manual_seed(self._seed_of(self.epoch))
+
     def _seed_of(self, epoch: int) -> int:
         # hashed rather than added: seed 0 in epoch 1 must differ from seed 1 in epoch 0
         return int(np.random.SeedSequence((self.seed, epoch)).generate_state(1, np.uint64)[0])

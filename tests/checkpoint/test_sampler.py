@@ -110,3 +110,15 @@ def test_unknown_entries_of_a_state_are_ignored_and_missing_ones_are_0():
 def test_foreign_states_are_refused(state, error, message):
     with pytest.raises(error, match=message):
         left(state)
+
+
+def check_order(rank, sampler, order):
+    assert sampler.generator.initial_seed() == sampler._seed_of(2)
+    assert list(sampler) == order
+
+
+@pytest.mark.slow
+def test_a_spawned_process_has_the_same_order():
+    sampler = EpochSampler(range(50), 10, seed=1)
+    sampler.set_epoch(2)
+    torch.multiprocessing.spawn(check_order, (sampler, sampler.order(2).tolist()))
