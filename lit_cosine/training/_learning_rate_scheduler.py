@@ -142,7 +142,7 @@ class LearningRateScheduler(Callback):
         check_choice("batch_scaling", batch_scaling, ("linear", "sqrt"))
         self.batch_scaling = batch_scaling
         self._schedulers: dict[str, TrainerLR] = {}  # by the optimizer and the entry, "Adam/weight_decay"
-        self._state: dict[str, Any] | None = None
+        self._state: Any = None  # of the checkpoint, until it is restored
         self._own_lrs: list[list[float]] = []
         self._own_names: list[list[str | None]] = []
         self._ended: dict[str, Any] = {}  # what a checkpoint of a run that has ended holds of the schedulers
@@ -301,6 +301,8 @@ class LearningRateScheduler(Callback):
             checkpoint[_CHECKPOINT_KEY] = {"version": STATE_VERSION, "schedulers": states, "batch_scale": self._scale}
 
     def _states(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
+        if self._schedulers and self._state is not None:  # the resume is refused
+            return dict(self._state["schedulers"])
         # a callback that saves in on_train_batch_end may be listed before this one
         if not pl_module.automatic_optimization or self._counts_an_update(trainer):
             for scheduler in self.schedulers:
@@ -312,14 +314,14 @@ class LearningRateScheduler(Callback):
     @override
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         if trainer.state.fn == "fit":
-            state = checkpoint.get(_CHECKPOINT_KEY)
-            if isinstance(state, list):  # how lit_cosine 1.x wrote it
-                state = {}
-            if state is not None:
+            if (state := checkpoint.get(_CHECKPOINT_KEY)) is not None:
+                state = {} if isinstance(state, list) else state  # how lit_cosine 1.x wrote it
                 state = read_state("LearningRateScheduler", state, {"schedulers": {}, "batch_scale": None})
+                if not isinstance(states := state["schedulers"], dict):
+                    raise ValueError(f"LearningRateScheduler's state must hold schedulers by name, got {shown(states)}")
             self._state = state
-            if self._schedulers and state is not None:
-                self._restore(trainer)  # an LR finder in the middle of the run puts everything back
+            if self._schedulers and state is not None:  # an LR finder in the middle of the run puts everything back
+                self._restore(trainer)
 
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -348,18 +350,15 @@ class LearningRateScheduler(Callback):
         return {**own_attributes(self), "_schedulers": {}, "_ended": {}, "_finder": self._found_an_lr()}
 
     def _restore(self, trainer: Trainer) -> None:
-        state, self._state = self._state or {}, None  # "or" for mypy
-        states, scale = state["schedulers"], state["batch_scale"]
-        if not isinstance(states, dict):
-            raise ValueError(f"the state of LearningRateScheduler holds no schedulers by name, got {shown(states)}")
+        states, scale = self._state["schedulers"], self._state["batch_scale"]
         for name, scheduler in self._schedulers.items():
             if name in states:
-                scheduler.load_state_dict(states.pop(name))
+                scheduler.load_state_dict(states[name])
             else:
                 log_warning("the checkpoint has no schedule of %s, which continues where the run is", name)
                 scheduler.adopt(plan(trainer).run if scheduler.unit != "epoch" else plan(trainer, interval="epoch").run)
-        if states:
-            log_warning("schedules of the checkpoint that this run does not have: %s", ", ".join(states))
+        if unknown := [name for name in states if name not in self._schedulers]:
+            log_warning("schedules of the checkpoint that this run does not have: %s", ", ".join(unknown))
         if scale is not None and self._scale is not None:
             ratio = self._scale / as_number("batch_scale", scale, above=0.0)
             if ratio != 1.0:
@@ -369,6 +368,7 @@ class LearningRateScheduler(Callback):
             saved, code = scheduler.base_lrs[: len(own)], [lr * (self._scale or 1.0) for lr in own]
             if any(not math.isclose(one, base, rel_tol=1e-6) for one, base in zip(code, saved, strict=False)):
                 log_warning("peak LR: %s, from the checkpoint; the code has %s", joined(saved), joined(code))
+        self._state = None
 
     def _scale_of_batch(self, trainer: Trainer) -> str:
         """Take the scale of this run's global batch, and return the batch in words."""

@@ -369,6 +369,18 @@ def test_the_state_is_plain_and_saved_after_the_fit_too(tmp_path: Path) -> None:
     assert longer.lrs == pytest.approx(curve(8), rel=1e-12)
 
 
+def test_a_refused_resume_says_one_thing_and_keeps_the_state(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    fit(Net(), LearningRateScheduler(Cosine()), max_epochs=1).save_checkpoint(tmp_path / "end.ckpt")
+    saved = torch.load(tmp_path / "end.ckpt", weights_only=True)["lit_cosine.LearningRateScheduler"]
+    caplog.clear()
+    run, again = trainer(LearningRateScheduler(Cosine()), max_epochs=2), tmp_path / "again.ckpt"
+    with pytest.raises(ValueError, match="would run at LR 0"):
+        run.fit(Net(), ckpt_path=tmp_path / "end.ckpt")
+    assert not [line for line in caplog.messages if "step hooks" in line or "no state" in line]
+    run.save_checkpoint(again)  # as OnExceptionCheckpoint does
+    assert torch.load(again, weights_only=True)["lit_cosine.LearningRateScheduler"]["schedulers"] == saved["schedulers"]
+
+
 def test_another_checkpoint_that_is_validated_leaves_the_state_alone(tmp_path: Path) -> None:
     class Validates(Net):
         def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
