@@ -119,9 +119,9 @@ class Ensemble:
         self._lay_out(strides)
         self._steps[size] = self._step(size)
         self._check_against_autograd(self._steps[size])
-        self._optimizer = update_rule(self._training.optimizer, self._training.weight_decay, self._training.momentum)(
-            self._weights, self._gradients, self._pieces(self._weights, strides)
-        )
+        buffers = self._weights, self._gradients, self._pieces(self._weights, strides)
+        training = self._training
+        self._optimizer = update_rule(training.optimizer, *buffers, training.weight_decay, training.momentum)
 
     def _complete(self) -> None:
         """Build the programs that only a run needs: for an epoch's last batch, and for evaluation."""

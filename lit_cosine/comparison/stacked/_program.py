@@ -7,7 +7,7 @@ operations of any network:
 * every intermediate has a place in a small set of reused buffers, so that views are made once and not at every step;
 * an operation that depends on no input is computed once;
 * an elementwise operation overwrites an operand that is not read again;
-* a batched matrix product is stored with its longer side contiguous and adds its bias in the same call.
+* a batched matrix product is stored with its longer side contiguous.
 
 Convention: inputs and outputs are fixed tensors. Write the inputs in place, call the program, read the outputs.
 """
@@ -38,7 +38,6 @@ __all__ = ["Program", "trace"]
 
 _aten = torch.ops.aten
 _BATCHED_PRODUCT = _aten.bmm.default
-_SUM = _aten.add.Tensor
 _COPIES = {_aten.clone.default, _aten.detach.default, _aten.alias.default, _aten.lift_fresh.default}
 _SCALINGS = {_aten.mul.Scalar, _aten.mul.Tensor, _aten.div.Scalar, _aten.div.Tensor}
 _SHAPE_ALONE = {  # they read the shape of their operand, not its values
@@ -70,6 +69,7 @@ class Program:
 
     Attributes:
         outputs: The fixed tensors that hold the results after each call.
+        calls: The calls, in their order.
         nbytes: Size of the program's own buffers.
 
     >>> x = torch.zeros(3)
@@ -87,22 +87,17 @@ class Program:
             lowering = _Lowering(graph_module, inputs, into)
         self.outputs = lowering.outputs
         self.nbytes = lowering.nbytes
-        self._calls = lowering.calls
+        self.calls = lowering.calls
 
     def __call__(self) -> None:
         """Compute the outputs from what the inputs hold now. Call it under ``torch.no_grad()``."""
-        for call in self._calls:
+        for call in self.calls:
             call()
-
-    @property
-    def calls(self) -> Sequence[partial[Any]]:
-        """The calls, in their order: for profiles."""
-        return tuple(self._calls)
 
     @property
     def operations(self) -> list[str]:
         """The names of the calls, in their order."""
-        return [str(getattr(call.func, "__name__", call.func)) for call in self._calls]
+        return [str(getattr(call.func, "__name__", call.func)) for call in self.calls]
 
 
 class _Lowering:
@@ -117,7 +112,6 @@ class _Lowering:
         self._fixed: set[Node] = set()  # computed once: no input and no random number in it
         self._free: dict[tuple[int, torch.dtype], list[Tensor]] = {}
         self._buffers: dict[int, Tensor] = {}  # storage -> the flat buffer to give back
-        self._products: dict[Node, tuple[int, bool]] = {}  # product, or alias of one -> (its call, flipped)
         nodes = list(graph_module.graph.nodes)
         self._last_use, self._owner = _lifetimes(nodes)
         (result,) = nodes[-1].args
@@ -151,11 +145,9 @@ class _Lowering:
             self._values[node] = operation(*args, **kwargs)
             self._fixed.add(node)
         elif operation in _COPIES or _is_identity(node):
-            self._alias(node, args[0])
+            self._values[node] = args[0]
         elif operation is _BATCHED_PRODUCT:
             self._product(node, *args)
-        elif operation is _SUM and self._joins_product(node, args, kwargs):
-            pass
         else:
             self._general(index, node, operation, args, kwargs)
 
@@ -176,7 +168,7 @@ class _Lowering:
             args = (ordered, *args[1:])
             example = operation(*args, **kwargs)
         if isinstance(example, Tensor) and _same_storage(example, args):
-            self._alias(node, example)
+            self._values[node] = example
             return
         if not isinstance(example, Tensor):
             fixed = tuple(self._keep(item) if isinstance(item, Tensor) else item for item in example)
@@ -195,15 +187,6 @@ class _Lowering:
             self._emit(partial(into[0], *args, **kwargs, **{into[1]: buffer}))
         self._values[node] = buffer
 
-    def _alias(self, node: Node, value: Tensor) -> None:
-        """Give ``node`` a view; a view that keeps the shape of a product still stands for the product."""
-        self._values[node] = value
-        source = node.all_input_nodes[0]
-        if source in self._products and len(source.users) == 1:
-            product = self._values[source]
-            if (value.shape, value.stride()) == (product.shape, product.stride()):
-                self._products[node] = self._products[source]
-
     def _product(self, node: Node, left: Tensor, right: Tensor) -> None:
         # a product of (m, k) and (k, n) runs fastest along its contiguous side, so that should be the longer one
         flipped = right.shape[2] < left.shape[1]
@@ -212,30 +195,6 @@ class _Lowering:
         buffer = self._take(left.new_empty(left.shape[0], left.shape[1], right.shape[2]), node)
         self._emit(partial(torch.bmm, left, right, out=buffer))
         self._values[node] = buffer.transpose(1, 2) if flipped else buffer
-        self._products[node] = (len(self.calls) - 1, flipped)
-
-    def _joins_product(self, node: Node, args: Any, kwargs: Any) -> bool:
-        """Fold ``bias + product`` into the call that makes the product, if no other node reads the product."""
-        if kwargs or len(args) != 2 or not all(isinstance(operand, Node) for operand in node.args):
-            return False
-        for operand, other in (node.args, reversed(node.args)):
-            if operand in self._products and other not in self._products and len(operand.users) == 1:  # type: ignore[union-attr]
-                position, flipped = self._products[operand]  # type: ignore[index]
-                value, bias = self._values[operand], self._values[other]  # type: ignore[index]
-                if not self._is_input(other) or (bias + value).shape != value.shape:
-                    continue
-                product = self.calls[position]
-                bias = bias.expand(value.shape)
-                bias = bias.transpose(1, 2) if flipped else bias
-                self.calls[position] = partial(torch.baddbmm, bias, *product.args, **product.keywords)
-                self.calls[position]()
-                self._values[node] = value
-                return True
-        return False
-
-    def _is_input(self, node: Any) -> bool:
-        owner = self._owner[node]
-        return owner.op == "placeholder" or owner in self._fixed
 
     def _written_over(self, index: int, node: Node, operation: Any, example: Tensor) -> Tensor | None:
         """Return an operand that this elementwise operation may overwrite, or None."""

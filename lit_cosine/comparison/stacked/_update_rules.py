@@ -8,9 +8,8 @@ buffers, then each member's LR scales its part.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from functools import partial
-from typing import Literal, final
+from dataclasses import dataclass
+from typing import Any, Literal, final
 
 import torch
 from torch import Tensor
@@ -22,9 +21,11 @@ __all__ = ["OptimizerName", "UpdateRule", "update_rule"]
 
 OptimizerName = Literal["adam", "adamw", "sgd"]
 
-_BETAS, _EPS = (0.9, 0.999), 1e-8  # torch.optim's defaults
+_ADAM: Any = {"beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "weight_decay": 0.0, "amsgrad": False, "maximize": False}
+"""The defaults of torch.optim.Adam."""
 
 
+@dataclass(eq=False)
 class UpdateRule(ABC):
     """One optimizer for all members.
 
@@ -35,14 +36,17 @@ class UpdateRule(ABC):
         weight_decay: As in ``torch.optim``.
     """
 
-    def __init__(self, weights: Tensor, gradients: Tensor, pieces: Sequence[Tensor], weight_decay: float) -> None:
-        self._weights, self._gradients, self._pieces = weights, gradients, list(pieces)
-        self._weight_decay = weight_decay
-        self._update = torch.zeros_like(weights)
-        self._updates = [self._update.as_strided(p.shape, p.stride(), p.storage_offset()) for p in pieces]
-        self._scale = weights.new_zeros(pieces[0].shape[0])
+    weights: Tensor
+    gradients: Tensor
+    pieces: list[Tensor]
+    weight_decay: float
+
+    def __post_init__(self) -> None:
+        self._update = torch.zeros_like(self.weights)
+        self._updates = [self._update.as_strided(p.shape, p.stride(), p.storage_offset()) for p in self.pieces]
+        self._scale = self.weights.new_zeros(self.pieces[0].shape[0])
         # one number for each member, shaped to multiply each piece
-        self._scales = [self._scale.view(-1, *[1] * (piece.dim() - 1)) for piece in pieces]
+        self._scales = [self._scale.view(-1, *[1] * (piece.dim() - 1)) for piece in self.pieces]
 
     @abstractmethod
     def reset(self) -> None:
@@ -53,54 +57,41 @@ class UpdateRule(ABC):
         """Update the weights from the gradients, each member at its entry of ``lr`` (members,)."""
 
     def _decay_gradients(self) -> None:
-        if self._weight_decay:
-            self._gradients.add_(self._weights, alpha=self._weight_decay)
+        if self.weight_decay:
+            self.gradients.add_(self.weights, alpha=self.weight_decay)
 
     def _apply(self) -> None:
         """Weights += scale * update."""
-        add_products(self._pieces, self._updates, self._scales)
+        add_products(self.pieces, self._updates, self._scales)
 
 
 @final
+@dataclass(eq=False)
 class _SGD(UpdateRule):
     """update = momentum * update + gradient; weights -= lr * update."""
 
-    def __init__(
-        self,
-        weights: Tensor,
-        gradients: Tensor,
-        pieces: Sequence[Tensor],
-        weight_decay: float,
-        momentum: float,
-    ) -> None:
-        super().__init__(weights, gradients, pieces, weight_decay)
-        self._momentum = momentum
+    momentum: float
 
     def reset(self) -> None:
         self._update.zero_()
 
     def step(self, lr: Tensor) -> None:
         self._decay_gradients()
-        self._update.mul_(self._momentum).add_(self._gradients)
+        self._update.mul_(self.momentum).add_(self.gradients)
         torch.neg(lr, out=self._scale)
         self._apply()
 
 
 @final
+@dataclass(eq=False)
 class _Adam(UpdateRule):
     """Adam by torch's fused kernel, which makes a step from zero at LR 1: the result is the update itself."""
 
-    def __init__(
-        self,
-        weights: Tensor,
-        gradients: Tensor,
-        pieces: Sequence[Tensor],
-        weight_decay: float,
-        decoupled: bool,
-    ) -> None:
-        super().__init__(weights, gradients, pieces, weight_decay)
-        self._decoupled = decoupled
-        self._mean, self._square = torch.zeros_like(weights), torch.zeros_like(weights)
+    decoupled: bool
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._mean, self._square = torch.zeros_like(self.weights), torch.zeros_like(self.weights)
         self._count = torch.tensor(0.0)
 
     def reset(self) -> None:
@@ -108,48 +99,42 @@ class _Adam(UpdateRule):
             state.zero_()
 
     def step(self, lr: Tensor) -> None:
-        if not self._decoupled:
+        if not self.decoupled:
             self._decay_gradients()
-        elif self._weight_decay:
-            torch.mul(lr, -self._weight_decay, out=self._scale).add_(1.0)
-            multiply_all(self._pieces, self._scales)
+        elif self.weight_decay:
+            torch.mul(lr, -self.weight_decay, out=self._scale).add_(1.0)
+            multiply_all(self.pieces, self._scales)
         self._update.zero_()
-        adam(
-            [self._update],
-            [self._gradients],
-            [self._mean],
-            [self._square],
-            [],
-            [self._count],
-            fused=True,
-            amsgrad=False,
-            beta1=_BETAS[0],
-            beta2=_BETAS[1],
-            lr=1.0,
-            weight_decay=0.0,
-            eps=_EPS,
-            maximize=False,
-        )
+        mean, square, count = [self._mean], [self._square], [self._count]
+        adam([self._update], [self.gradients], mean, square, [], count, fused=True, lr=1.0, **_ADAM)
         self._scale.copy_(lr)
         self._apply()
 
 
 def update_rule(
-    name: OptimizerName, weight_decay: float, momentum: float
-) -> Callable[[Tensor, Tensor, Sequence[Tensor]], UpdateRule]:
-    """Return a function that makes the rule ``name`` from weights, gradients and pieces.
+    name: OptimizerName,
+    weights: Tensor,
+    gradients: Tensor,
+    pieces: list[Tensor],
+    weight_decay: float,
+    momentum: float,
+) -> UpdateRule:
+    """Return the rule ``name`` for :class:`UpdateRule`'s arguments.
 
     Args:
-        name: ``"adam"``, ``"adamw"`` or ``"sgd"``.
-        weight_decay: Added to the gradient times the weights (Adam, SGD), or decoupled from it (AdamW); >= 0.
+        name: ``"adam"``, ``"adamw"`` (its weight decay is decoupled) or ``"sgd"``.
+        weights: See :class:`UpdateRule`.
+        gradients: See :class:`UpdateRule`.
+        pieces: See :class:`UpdateRule`.
+        weight_decay: See :class:`UpdateRule`.
         momentum: Of SGD, in [0, 1); the others ignore it.
 
     >>> weights, gradients = torch.ones(2), torch.ones(2)
-    >>> rule = update_rule("sgd", 0.0, 0.0)(weights, gradients, [weights.view(2, 1)])
+    >>> rule = update_rule("sgd", weights, gradients, [weights.view(2, 1)], 0.0, 0.0)
     >>> rule.step(torch.tensor([0.5, 0.25]))
     >>> weights
     tensor([0.5000, 0.7500])
     """
     if name == "sgd":
-        return partial(_SGD, weight_decay=weight_decay, momentum=momentum)
-    return partial(_Adam, weight_decay=weight_decay, decoupled=name == "adamw")
+        return _SGD(weights, gradients, pieces, weight_decay, momentum)
+    return _Adam(weights, gradients, pieces, weight_decay, name == "adamw")
