@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from typing import Any, Literal
 
@@ -244,54 +244,45 @@ class Comparison:
         fewest = [index for index in there if diverged[index] == diverged[there].min()]
         return min(fewest, key=lambda index: float(np.nanmean(losses[:, index])))
 
-    def table(self, measure: Measure | None = None, confidence: float = 0.95) -> list[Row]:
+    def table(self, measure: Measure | None = None) -> list[Row]:
         """Return a row for every schedule at its best LR; differences are one family for Holm's correction.
 
         Args:
             measure: The quantity that is averaged; ``report`` where None.
-            confidence: Of the intervals, in (0, 1).
         """
-        return self._rows([(name, self.best_index(name)) for name in self.schedules], measure, confidence)
+        best = self.best_index(self.baseline)
+        return self._rows([(name, self.best_index(name), best) for name in self.schedules], measure)
 
-    def table_by_lr(self, measure: Measure | None = None, confidence: float = 0.95) -> list[Row]:
+    def table_by_lr(self, measure: Measure | None = None) -> list[Row]:
         """Return a row for every schedule at every LR, each against the baseline at the same LR; one family.
 
         Args:
             measure: The quantity that is averaged; ``report`` where None.
-            confidence: Of the intervals, in (0, 1).
         """
-        places = [(name, index) for name in self.schedules for index in range(len(self.lrs)) if self.has(name, index)]
-        return self._rows(places, measure, confidence, same_lr=True)
+        indices = range(len(self.lrs))
+        return self._rows([(n, i, i) for n in self.schedules for i in indices if self.has(n, i)], measure)
 
-    def _rows(
-        self,
-        places: Sequence[tuple[str, int | None]],
-        measure: Measure | None,
-        confidence: float,
-        same_lr: bool = False,
-    ) -> list[Row]:
+    def _rows(self, places: Sequence[tuple[str, int | None, int | None]], measure: Measure | None) -> list[Row]:
+        """Return a row for each (schedule, its index in ``lrs``, that of the baseline)."""
         measure = self.report if measure is None else measure
         values, diverged = self.values(measure), self.diverged
-        sign = -1.0 if self.higher_is_better(measure) else 1.0  # `won` counts the better ones
-        best = self.best_index(self.baseline)
-        nothing = np.full(len(values), np.nan)
 
         def of(name: str, index: int | None) -> NDArray[np.float64]:
-            return nothing if index is None else values[:, self._place(name), index]
+            return np.full(len(values), np.nan) if index is None else values[:, self._place(name), index]
 
-        others = [(name, index) for name, index in places if name != self.baseline]
-        pairs = [
-            (sign * of(name, index), sign * of(self.baseline, index if same_lr else best)) for name, index in others
-        ]
-        found = paired_differences(pairs, confidence, overlap=self.overlap, paired=self.paired)
+        others = [place for place in places if place[0] != self.baseline]
+        pairs = [(of(name, index), of(self.baseline, base)) for name, index, base in others]
+        found = paired_differences(pairs, overlap=self.overlap, paired=self.paired)
+        if self.higher_is_better(measure):
+            found = [replace(difference, won=1.0 - difference.won) for difference in found]
         differences = dict(zip(others, found, strict=True))
         rows = []
-        for name, index in places:
-            difference = differences.get((name, index))
-            count = len(self.members) if index is None else int(diverged[:, self._place(name), index].sum())
-            lr = math.nan if index is None else self.lrs[index]
-            turned = difference if difference is None or sign > 0 else _turned(difference)
-            rows.append(Row(name, lr, mean(of(name, index), confidence, self.overlap), turned, count))
+        for name, index, base in places:
+            lr, count = math.nan, len(self.members)
+            if index is not None:
+                lr, count = self.lrs[index], int(diverged[:, self._place(name), index].sum())
+            difference = differences.get((name, index, base))
+            rows.append(Row(name, lr, mean(of(name, index), self.overlap), difference, count))
         return rows
 
     def steps_to(self, loss: float, schedule: str, lr: int | None = None) -> NDArray[np.float64]:
@@ -328,12 +319,6 @@ class Comparison:
         if schedule not in self.schedules:
             raise ValueError(f"schedule must be one of {', '.join(self.schedules)}, got {shown(schedule)}")
         return list(self.schedules).index(schedule)
-
-
-def _turned(difference: PairedDifference) -> PairedDifference:
-    return PairedDifference(
-        -difference.value, -difference.high, -difference.low, difference.p, difference.won, difference.n
-    )
 
 
 @contextmanager

@@ -16,6 +16,9 @@ from scipy.special import stdtr, stdtrit
 
 __all__ = ["Mean", "PairedDifference", "holm", "mean", "paired_differences"]
 
+_ALPHA = 0.05
+"""The intervals are of 95 %."""
+
 
 @dataclass(frozen=True)
 class Mean:
@@ -55,17 +58,15 @@ class PairedDifference:
     n: int
 
 
-def mean(values: ArrayLike, confidence: float = 0.95, overlap: float = 0.0) -> Mean:
+def mean(values: ArrayLike, overlap: float = 0.0) -> Mean:
     """Return the mean of ``values`` and its interval; ``overlap`` as in :func:`paired_differences`.
 
     >>> mean([1.0, 2.0, 3.0, float("nan")])
     Mean(value=2.0, low=-0.484137..., high=4.484137..., n=3)
     """
-    finite = _finite(values)
-    if not len(finite):
-        return Mean(math.nan, math.nan, math.nan, 0)
-    value, half = _mean_and_half_width(finite, 1.0 - confidence, overlap)
-    return Mean(value, value - half, value + half, len(finite))
+    array = np.asarray(values, dtype=np.float64).ravel()
+    finite = array[np.isfinite(array)]
+    return Mean(*_interval(finite, _error(_spread(finite), len(finite), overlap), _ALPHA), len(finite))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -89,7 +90,6 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 def paired_differences(
     pairs: Sequence[tuple[ArrayLike, ArrayLike]],
-    confidence: float = 0.95,
     *,
     overlap: float | Sequence[float] = 0.0,
     paired: bool = True,
@@ -98,11 +98,10 @@ def paired_differences(
 
     Each interval has the level at which Holm's procedure tests its hypothesis: alpha / (m - i + 1) for the i-th
     smallest p-value, and from the first hypothesis that is not rejected on the level of that one. An interval excludes
-    0 exactly where the adjusted p-value is at most alpha.
+    0 exactly where the adjusted p-value is at most alpha, which is 0.05.
 
     Args:
         pairs: Values of treatment and baseline, of equal length and with the subjects in the same order.
-        confidence: 1 - alpha, in (0, 1).
         overlap: Test rows over training rows where the subjects are splits of one data set, one number or one for each
             pair. The variance of the mean of J differences is (1/J + overlap) times theirs; 0 gives Student's t.
         paired: Whether the subjects are the same on both sides. If not, the variances of both sides add up, with
@@ -114,59 +113,54 @@ def paired_differences(
     >>> round(difference.value, 3), round(difference.p, 3), difference.won
     (-1.333, 0.057, 1.0)
     """
-    alpha = 1.0 - confidence
-    differences, spreads = [], []
-    for treatment, baseline in pairs:
+    overlaps = [overlap] * len(pairs) if isinstance(overlap, (int, float)) else overlap
+    differences, errors = [], []
+    for (treatment, baseline), share in zip(pairs, overlaps, strict=True):
         left, right = np.asarray(treatment, dtype=float), np.asarray(baseline, dtype=float)
         both = np.isfinite(left) & np.isfinite(right)
         left, right = left[both], right[both]
+        spread = _spread(left - right) if paired else math.hypot(_spread(left), _spread(right))
         differences.append(left - right)
-        spreads.append(None if paired or len(left) < 2 else math.hypot(left.std(ddof=1), right.std(ddof=1)))
-    overlaps = [overlap] * len(pairs) if isinstance(overlap, (int, float)) else overlap
-    p_values = [_p_value(*each) for each in zip(differences, spreads, overlaps, strict=True)]
+        errors.append(_error(spread, len(left), share))
+    p_values = list(map(_p_value, differences, errors))
     adjusted = holm(p_values)
-    levels = [math.nan] * len(pairs)
-    level = 0.0
+    levels, level = [math.nan] * len(pairs), 0.0
     order = _rising(p_values)
     for rank, index in enumerate(order):
-        rejects_so_far = rank == 0 or adjusted[order[rank - 1]] <= alpha
-        level = alpha / (len(order) - rank) if rejects_so_far else level
+        if rank == 0 or adjusted[order[rank - 1]] <= _ALPHA:
+            level = _ALPHA / (len(order) - rank)
         levels[index] = level
-    results = []
-    for difference, spread, p, level, share in zip(differences, spreads, adjusted, levels, overlaps, strict=True):
-        if len(difference) < 2:
-            value = float(difference[0]) if len(difference) else math.nan
-            results.append(PairedDifference(value, math.nan, math.nan, math.nan, _won(difference), len(difference)))
-            continue
-        value, half = _mean_and_half_width(difference, level, share, spread)
-        results.append(PairedDifference(value, value - half, value + half, p, _won(difference), len(difference)))
-    return results
+    return [
+        PairedDifference(*_interval(difference, error, level), p, _won(difference), len(difference))
+        for difference, error, level, p in zip(differences, errors, levels, adjusted, strict=True)
+    ]
 
 
-def _finite(values: ArrayLike) -> NDArray[np.float64]:
-    array = np.asarray(values, dtype=np.float64).ravel()
-    return array[np.isfinite(array)]
+def _spread(values: NDArray[np.float64]) -> float:
+    """Return the standard deviation; nan of fewer than two values."""
+    return float(values.std(ddof=1)) if len(values) > 1 else math.nan
 
 
-def _mean_and_half_width(
-    values: NDArray[np.float64], alpha: float, overlap: float, spread: float | None = None
-) -> tuple[float, float]:
-    n = len(values)
-    if n < 2:
-        return float(values.mean()), math.nan
-    error = (float(values.std(ddof=1)) if spread is None else spread) * math.sqrt(1.0 / n + overlap)
-    return float(values.mean()), float(stdtrit(n - 1, 1.0 - alpha / 2.0)) * error
+def _error(spread: float, n: int, overlap: float) -> float:
+    """Return the standard error of the mean of ``n`` values."""
+    return spread * math.sqrt(1.0 / n + overlap) if n else math.nan
 
 
-def _p_value(differences: NDArray[np.float64], spread: float | None, overlap: float) -> float:
+def _interval(values: NDArray[np.float64], error: float, alpha: float) -> tuple[float, float, float]:
+    """Return the mean, and the ends of its interval."""
+    value = float(values.mean()) if len(values) else math.nan
+    half = float(stdtrit(len(values) - 1, 1.0 - alpha / 2.0)) * error
+    return value, value - half, value + half
+
+
+def _p_value(differences: NDArray[np.float64], error: float) -> float:
     """Return the two-sided p-value of Student's test that the mean is 0."""
-    n = len(differences)
-    if n < 2:
+    if math.isnan(error):
         return math.nan
-    value, spread = float(differences.mean()), float(differences.std(ddof=1)) if spread is None else spread
-    if spread == 0.0:
+    value = float(differences.mean())
+    if error == 0.0:
         return 1.0 if value == 0.0 else 0.0
-    return float(2.0 * stdtr(n - 1, -abs(value) / (spread * math.sqrt(1.0 / n + overlap))))
+    return float(2.0 * stdtr(len(differences) - 1, -abs(value) / error))
 
 
 def _won(differences: NDArray[np.float64]) -> float:
