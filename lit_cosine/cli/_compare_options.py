@@ -21,12 +21,10 @@ from lit_cosine.cli._yaml import read_yaml
 from lit_cosine.comparison import (
     OPTIMIZERS,
     SECONDS,
-    check_baseline,
+    check_grid,
     check_lrs,
     check_memory,
     check_optimizer,
-    check_schedules,
-    check_seeds,
 )
 from lit_cosine.schedules import (
     Constant,
@@ -107,7 +105,7 @@ def parse(arguments: Sequence[str]) -> Namespace:
     7
     >>> parse(["--seeds", "0"])
     Traceback (most recent call last):
-    argparse.ArgumentError: seeds must be at least 1, got 0
+    argparse.ArgumentError: seeds must be an integer >= 1, got 0
     """
     arguments = with_underscores(arguments)
     given = {argument[2:].partition("=")[0] for argument in arguments if argument.startswith("--")}
@@ -168,12 +166,9 @@ def _check_module(options: Namespace, given: set[str]) -> None:
     if options.metric is None:
         raise ValueError("--metric must name a metric that the module logs, such as --metric val/loss")
     options.lrs = check_lrs(options.lrs) if options.lrs is not None else "auto"
-    of_any = {name: FIELD[name] for name in _OF_ANY}
-    options.schedules = check_schedules(
-        of_any if options.schedules is None else _read_schedules(Path(options.schedules))
-    )
-    check_baseline(options.baseline, options.schedules)
-    options.seeds = len(check_seeds(options.seeds if "seeds" in given else 3))
+    options.seeds = options.seeds if "seeds" in given else 3
+    options.schedules = _read_schedules(options.schedules) or {name: FIELD[name] for name in _OF_ANY}
+    check_grid(options.schedules, options.seeds, options.baseline)
     options.config = _read_configuration(options.config)
     epochs = options.max_epochs if "max_epochs" in given else None
     options.shortened = _shorten(options.config, epochs, options.fraction)
@@ -239,13 +234,9 @@ def _check(options: Namespace, given: set[str]) -> None:
         if getattr(options, name) is not None:
             as_integer(name, getattr(options, name), least=1)
     check_optimizer(options.optimizer, options.weight_decay, options.momentum)
-    if options.schedules is not None:
-        options.schedules = check_schedules(_read_schedules(Path(options.schedules)))
-    schedules = options.schedules or FIELD
-    check_baseline(options.baseline, schedules)
-    check_memory(
-        options.splits * len(check_seeds(options.seeds)), len(schedules) * len(options.lrs), options.max_epochs
-    )
+    options.schedules = _read_schedules(options.schedules)
+    named, seeds, _ = check_grid(options.schedules or FIELD, options.seeds, options.baseline)
+    check_memory(options.splits * len(seeds), len(named) * len(options.lrs), options.max_epochs)
     if options.network is not None and not all(options.network.replace(":", ".").rpartition(".")):
         raise ValueError(f"--network must be module.Class, got {options.network!r}")
     options.folder = Path(options.folder or Path("runs", f"compare_{options.data or 'article'}"))
@@ -305,9 +296,12 @@ def _compare_parser() -> ArgumentParser:
     return parser
 
 
-def _read_schedules(path: Path) -> list[tuple[str, Schedule]]:
-    """Return the file's entries as (name, schedule) pairs; two keys may be one text, as null and None."""
+def _read_schedules(path: str | None) -> dict[str, Schedule] | None:
+    """Return the schedules of the file by name."""
+    if path is None:
+        return None
     entries = read_yaml(path)
     if not isinstance(entries, dict) or not entries:
         raise ValueError(f"{path} must hold schedules by name, got {shown(entries)}")
-    return [(str(name), build_schedule(plain, str(name))) for name, plain in entries.items()]
+    named = [(str(name), build_schedule(plain, str(name))) for name, plain in entries.items()]
+    return check_grid(named, 1, None)[0]  # two keys may be one text, as null and None

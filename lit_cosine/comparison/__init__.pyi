@@ -1,11 +1,9 @@
 from ._arguments import OPTIMIZERS as OPTIMIZERS
 from ._arguments import SECONDS as SECONDS
-from ._arguments import check_baseline as check_baseline
+from ._arguments import check_grid as check_grid
 from ._arguments import check_lrs as check_lrs
 from ._arguments import check_memory as check_memory
 from ._arguments import check_optimizer as check_optimizer
-from ._arguments import check_schedules as check_schedules
-from ._arguments import check_seeds as check_seeds
 from ._claims import judge as judge
 from ._compare import NoAnswer as NoAnswer
 from ._compare import compare as compare

@@ -6,26 +6,22 @@ names the argument, the rule and the value.
 
 from __future__ import annotations
 
-import math
 import os
-import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from lit_cosine._checks import as_number, check_choice, check_text, shown
+from lit_cosine._checks import as_integer, as_number, check_choice, check_text, shown
 from lit_cosine.schedules import Schedule, check_schedule
 
 __all__ = [
     "EXPLODED",
     "OPTIMIZERS",
     "SECONDS",
-    "check_baseline",
+    "check_grid",
     "check_lrs",
     "check_memory",
     "check_optimizer",
-    "check_schedules",
-    "check_seeds",
 ]
 
 OPTIMIZERS = ("adam", "adamw", "sgd")
@@ -37,13 +33,26 @@ SECONDS = {"article": 100, "digits": 200, "breast_cancer": 100, "char": 1000, "m
 """The data sets on which claims are judged, with the approximate seconds that their trainings take on one core."""
 
 
-def check_schedules(schedules: Any) -> dict[str, Schedule]:
-    """Return the schedules by name, from a mapping or from a list of schedules and (name, schedule).
+def check_grid(schedules: Any, seeds: Any, baseline: str | None) -> tuple[dict[str, Schedule], Sequence[int], str]:
+    """Return the schedules by name, the seeds, and the name of the baseline.
+
+    Args:
+        schedules: A mapping, or a list of schedules and (name, schedule).
+        seeds: Their number n, which stands for 0, …, n - 1, or a list. A number gives a range, which needs no memory.
+        baseline: The first schedule's where None.
 
     >>> from lit_cosine import Cosine
-    >>> check_schedules([Cosine(), ("low", Cosine(end=0.1))])
-    {'cosine 1 -> 0': Cosine(start=1.0, end=0.0, k=1.0), 'low': Cosine(start=1.0, end=0.1, k=1.0)}
+    >>> check_grid([Cosine(), ("low", Cosine(end=0.1))], 3, None)
+    ({'cosine 1 -> 0': Cosine(...), 'low': Cosine(...)}, range(0, 3), 'cosine 1 -> 0')
     """
+    named = _check_schedules(schedules)
+    baseline = next(iter(named)) if baseline is None else baseline
+    if baseline not in named:
+        raise ValueError(f"baseline must be one of {', '.join(named)}, got {shown(baseline)}")
+    return named, _check_seeds(seeds), baseline
+
+
+def _check_schedules(schedules: Any) -> dict[str, Schedule]:
     if isinstance(schedules, Schedule) or not isinstance(schedules, (Mapping, Sequence)):
         raise TypeError(f"schedules must be a mapping or a list of schedules, got {shown(schedules)}")
     pairs = list(schedules.items()) if isinstance(schedules, Mapping) else []
@@ -59,15 +68,21 @@ def check_schedules(schedules: Any) -> dict[str, Schedule]:
     return dict(pairs)
 
 
-def check_baseline(baseline: str | None, schedules: Mapping[str, Schedule]) -> str:
-    """Return the name of the baseline; the first schedule's where None."""
-    baseline = next(iter(schedules)) if baseline is None else baseline
-    if baseline not in schedules:
-        raise ValueError(f"baseline must be one of {', '.join(schedules)}, got {shown(baseline)}")
-    return baseline
+def _check_seeds(seeds: Any) -> Sequence[int]:
+    if isinstance(seeds, int) and not isinstance(seeds, bool):
+        return range(as_integer("seeds", seeds, least=1))
+    if not isinstance(seeds, Sequence) or not all(isinstance(s, int) and not isinstance(s, bool) for s in seeds):
+        raise TypeError(f"seeds must be a number of seeds or a list of integers, got {shown(seeds)}")
+    if not seeds:
+        raise ValueError("seeds must hold at least one seed, got none")
+    for seed in seeds:
+        as_integer("seeds", seed, 0, most=2**32 - 1)  # Lightning takes 0 for a larger one
+    if len(set(seeds)) < len(seeds):
+        raise ValueError(f"seeds must differ from each other, got {shown(list(seeds))}")
+    return seeds
 
 
-def check_lrs(lrs: Any) -> tuple[float, ...]:
+def check_lrs(lrs: Any, name: str = "lrs") -> tuple[float, ...]:
     """Return the LRs; also those of an array or a tensor of one dimension.
 
     >>> check_lrs([0.1, 0])
@@ -79,33 +94,14 @@ def check_lrs(lrs: Any) -> tuple[float, ...]:
             raise TypeError
         values = tuple(float(lr) for lr in lrs)
     except (TypeError, ValueError):
-        raise TypeError(f"lrs must be a list of numbers, got {shown(lrs)}") from None
+        raise TypeError(f"{name} must be a list of numbers, got {shown(lrs)}") from None
     if not values:
-        raise ValueError("lrs must hold at least one LR, got none")
-    if wrong := [lr for lr in values if not (math.isfinite(lr) and lr > 0.0)]:
-        raise ValueError(f"lrs must be finite and > 0, got {wrong[0]}")
+        raise ValueError(f"{name} must hold at least one LR, got none")
+    for lr in values:
+        as_number(name, lr, above=0.0)
     if len(set(values)) < len(values):
-        raise ValueError(f"lrs must differ from each other, got {shown(list(values))}")
+        raise ValueError(f"{name} must differ from each other, got {shown(list(values))}")
     return values
-
-
-def check_seeds(seeds: Any) -> Sequence[int]:
-    """Return the seeds; a number n of seeds stands for 0, …, n - 1 and gives a range, which needs no memory."""
-    if isinstance(seeds, int) and not isinstance(seeds, bool):
-        if seeds < 1:
-            raise ValueError(f"seeds must be at least 1, got {shown(seeds)}")
-        if seeds > sys.maxsize:
-            raise ValueError(f"seeds must be at most {sys.maxsize}, got {shown(seeds)}")
-        return range(seeds)
-    if not isinstance(seeds, Sequence) or not all(isinstance(s, int) and not isinstance(s, bool) for s in seeds):
-        raise TypeError(f"seeds must be a number of seeds or a list of integers, got {shown(seeds)}")
-    if not seeds:
-        raise ValueError("seeds must hold at least one seed, got none")
-    if min(seeds) < 0:
-        raise ValueError(f"seeds must be >= 0, got {shown(min(seeds))}")
-    if len(set(seeds)) < len(seeds):
-        raise ValueError(f"seeds must differ from each other, got {list(seeds)}")
-    return seeds
 
 
 def check_optimizer(optimizer: str, weight_decay: float, momentum: float) -> None:

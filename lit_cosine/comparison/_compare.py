@@ -11,12 +11,12 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain, product
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from lit_cosine._checks import as_flag, as_integer, check_choice, shown
-from lit_cosine.comparison._arguments import check_baseline, check_lrs, check_schedules, check_seeds
+from lit_cosine._checks import as_flag, as_integer, check_choice, check_text, shown
+from lit_cosine.comparison._arguments import check_grid, check_lrs
 from lit_cosine.comparison._engines import Engine, EngineName, Failure
 from lit_cosine.comparison._journal import Journal, key_of
 from lit_cosine.comparison._results import Comparison, OnProgress, showing_so_far
@@ -25,8 +25,19 @@ from lit_cosine.schedules import Schedule, convergence_bound
 
 __all__ = ["NoAnswer", "compare"]
 
+_MOST_TRAININGS = 1_000_000
+_FIRST_GRID = range(-2, 3)  # powers of 3
 _MOST_WIDENINGS = 4
 _BOUND_STEPS = 1000  # the ratio of two peaks hardly depends on it
+
+
+class Place(NamedTuple):
+    """A training's place in the grid; ``point`` is an LR, or a multiple of the module's own."""
+
+    split: int
+    seed: int
+    schedule: str
+    point: float
 
 
 class NoAnswer(ValueError):
@@ -105,17 +116,21 @@ def compare(
     >>> found.best_lr("cosine")  # doctest: +SKIP
     0.003
     """
-    named, seeds = check_schedules(schedules), tuple(check_seeds(seeds))
-    baseline = check_baseline(baseline, named)
+    named, seeds, baseline = check_grid(schedules, seeds, baseline)
     check_choice("mode", mode, ("min", "max"))
+    check_text("metric", metric)
     splits = as_integer("splits", splits, least=1)
     as_flag("retry_failed", retry_failed)
-    if not isinstance(metric, str):
-        raise TypeError(f"metric must be the name of a logged metric, got {shown(metric)}")
-    if lr_scales is not None and lrs != "auto":
+    absolute = not (isinstance(lrs, str) and lrs == "auto")
+    if lr_scales is not None and absolute:
         raise ValueError("lrs and lr_scales exclude each other: give absolute LRs or multiples of the module's own")
-    absolute = None if isinstance(lrs, str) and lrs == "auto" else check_lrs(lrs)
-    fixed = absolute if lr_scales is None else _check_named("lr_scales", lr_scales)
+    points: tuple[float, ...] | None = None
+    if absolute or lr_scales is not None:
+        points = check_lrs(lrs) if absolute else check_lrs(lr_scales, "lr_scales")
+    if (count := splits * len(seeds) * len(named) * len(points or _FIRST_GRID)) > _MOST_TRAININGS:
+        raise ValueError(
+            f"splits x seeds x schedules x lrs must be at most {_MOST_TRAININGS:,} trainings, got {count:,}"
+        )
     if (config is None) == (module is None):
         raise ValueError("module and config exclude each other: give a module, or a LightningCLI configuration")
     if config is not None and not isinstance(config, Mapping):
@@ -131,7 +146,11 @@ def compare(
             resolve(part, path)
     make_module = None if module is None else resolve("module", module)
     make_data = None if data is None else resolve("data", data)
-    runs = Engine(engine, workers, timeout, address, cpus, gpus)
+    runs, train, seeds = (
+        Engine(engine, workers, timeout, address, cpus, gpus),
+        Train(make_module, make_data),
+        tuple(seeds),
+    )
     question = {
         "module": importable_name(make_module),
         "data": importable_name(make_data),
@@ -141,64 +160,42 @@ def compare(
         "mode": mode,
         "split_arg": split_arg if splits > 1 else None,
     }
-    which = "scale" if absolute is None else "lr"
+    rows: dict[Place, dict[str, Any]] = {}
+    items: dict[Place, dict[str, Any]] = {}
 
-    def items_at(grids: Mapping[str, Iterable[float]]) -> dict[tuple[Any, ...], dict[str, Any]]:
-        return {
-            (split, seed, name, point): {
-                **question,
-                "split": split,
-                "seed": seed,
-                "schedule": named[name].to_dict(),
-                which: point,
-            }
-            for split, seed, name in product(range(splits), seeds, named)
-            for point in grids[name]
-        }
+    def found() -> Comparison:
+        if all(row["status"] != "ok" for row in rows.values()):
+            reasons = "; ".join(sorted({row["reason"] for row in rows.values()})[:3])
+            again = "" if folder is None else "; after a change, retry_failed starts them again"
+            raise NoAnswer(f"every training failed or diverged: {reasons}{again}")
+        return _as_comparison(
+            question, named, points or sorted({place.point for place in items}), seeds, splits, baseline, rows
+        )
 
-    with Journal(None if folder is None else Path(folder), question) as journal:
-        rows: dict[tuple[Any, ...], dict[str, Any]] = {}
-        places: dict[tuple[Any, ...], dict[str, Any]] = {}
-        at_a_time = 0
+    def tell(running: int) -> None:
+        on_progress(len(rows), len(items), running, sum(row["status"] != "ok" for row in rows.values()))
 
-        def tell() -> None:
-            failed = sum(row["status"] != "ok" for row in rows.values())
-            on_progress(len(rows), len(places), min(at_a_time, len(places) - len(rows)), failed)
-
-        def begun(number: int) -> None:
-            nonlocal at_a_time
-            at_a_time = number
-            tell()
-
-        def found() -> Comparison:
-            if all(row["status"] != "ok" for row in rows.values()):
-                reasons = "; ".join(sorted({row["reason"] for row in rows.values()})[:3])
-                again = "" if folder is None else "; after a change, retry_failed starts them again"
-                raise NoAnswer(f"every training failed or diverged: {reasons}{again}")
-            points = fixed or sorted({point for *_, point in places})
-            return _as_comparison(question, named, points, seeds, splits, baseline, rows)
-
-        def fill(grids: Mapping[str, Iterable[float]]) -> Comparison:
-            places.update(items_at(grids))
-            for place in places.keys() - rows.keys():
-                row = journal.rows.get(key_of(places[place]))
+    def fill(grids: Mapping[str, Iterable[float]]) -> Comparison:
+        """Train what is missing of the points of each schedule."""
+        for split, seed, name in product(range(splits), seeds, named):
+            for point in grids[name]:
+                place = Place(split, seed, name, point)
+                of_place = {"split": split, "seed": seed, "schedule": named[name].to_dict()}
+                items[place] = {**question, **of_place, "lr" if absolute else "scale": point}
+                row = journal.rows.get(key_of(items[place]))
                 if row and not (retry_failed and row["status"] == "failed"):
-                    rows[place] = row
-            todo = [place for place in places if place not in rows]
-            if not todo:
-                tell()
-                return found()
-            for number, row in runs.run(Train(make_module, make_data), [places[place] for place in todo], begun):
-                if isinstance(row, Failure):
-                    row = {"status": "failed", "reason": row.reason, "metrics": {}, "curve": []}
-                _check_metric(metric, row)
-                journal.add(key_of(places[todo[number]]), row)
-                rows[todo[number]] = row
-                tell()
-            return found()
+                    rows.setdefault(place, row)
+        todo = [place for place in items if place not in rows]
+        for number, row in runs.run(train, [items[place] for place in todo], tell):
+            if isinstance(row, Failure):
+                row = {"status": "failed", "reason": row.reason, "metrics": {}, "curve": []}
+            _check_metric(metric, row)
+            journal.add(key_of(items[todo[number]]), row)
+            rows[todo[number]] = row
+        return found()
 
-        with showing_so_far(lambda: (found(), f"{len(rows)} of {len(places)}")):
-            return fill(dict.fromkeys(named, fixed)) if fixed else _search(_centres(named), fill)
+    with Journal(folder, question) as journal, showing_so_far(lambda: (found(), f"{len(rows)} of {len(items)}")):
+        return fill(dict.fromkeys(named, points)) if points else _search(_centres(named), fill)
 
 
 def _centres(schedules: Mapping[str, Schedule]) -> dict[str, int]:
@@ -216,7 +213,7 @@ def _search(centres: Mapping[str, int], fill: Callable[[Mapping[str, list[float]
 
     Grids are powers of 3, so that those of several schedules share their points.
     """
-    powers: dict[str, list[float]] = {name: [*range(centre - 2, centre + 3)] for name, centre in centres.items()}
+    powers: dict[str, list[float]] = {name: [centre + step for step in _FIRST_GRID] for name, centre in centres.items()}
 
     def best_powers() -> dict[str, float]:
         found = fill({name: [3.0**power for power in each] for name, each in powers.items()})
@@ -241,7 +238,7 @@ def _as_comparison(
     seeds: tuple[int, ...],
     splits: int,
     baseline: str,
-    rows: Mapping[tuple[Any, ...], dict[str, Any]],
+    rows: Mapping[Place, dict[str, Any]],
 ) -> Comparison:
     """Return the rows as a grid; a training that failed or diverged is nan in every measure."""
     metric = question["metric"]
@@ -259,7 +256,7 @@ def _as_comparison(
     for (i, (split, seed)), (j, name), (k, point) in product(
         enumerate(product(range(splits), seeds)), enumerate(schedules), enumerate(points)
     ):
-        if (row := rows.get((split, seed, name, point))) is None:
+        if (row := rows.get(Place(split, seed, name, point))) is None:
             continue
         what = f"{name}, LR {lrs[k]:g}, seed {seed}" + (f", split {split}" if splits > 1 else "")
         if row["status"] != "ok":
@@ -305,14 +302,6 @@ def _check_metric(metric: str, row: dict[str, Any]) -> None:
     if row["status"] == "ok" and metric not in row["metrics"] and not row["curve"]:
         names = ", ".join(sorted(row["metrics"])) or "none"
         raise NoAnswer(f"metric must be one that the module logs, which are {names}; got {shown(metric)}")
-
-
-def _check_named(name: str, values: Any) -> tuple[float, ...]:
-    """Return factors, checked as LRs are."""
-    try:
-        return check_lrs(values)
-    except (TypeError, ValueError) as error:
-        raise type(error)(str(error).replace("lrs", name, 1)) from None
 
 
 def _plain(name: str, value: Mapping[str, Any]) -> dict[str, Any]:

@@ -20,7 +20,7 @@ import time
 import traceback
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.reduction import ForkingPickler
@@ -90,15 +90,29 @@ class Engine:
                 _check_address(self.address)
 
     def run(
-        self, function: Callable[[Any], Any], items: Sequence[Any], begun: Begun = lambda at_a_time: None
+        self, function: Callable[[Any], Any], items: Sequence[Any], tell: Callable[[int], None] = lambda running: None
     ) -> Iterator[tuple[int, Any]]:
         """Yield (number, result or Failure) for every item as it finishes.
 
-        ``begun`` is called once, with the number of items that run at a time.
+        Args:
+            function: What is done with each item.
+            items: The items.
+            tell: Called at the start, and when the taker of a result asks for the next, with the number that run.
         """
-        if self.name == "ray":
-            return self._ray(function, items, begun)
-        return (self._local if self.name == "local" else self._serial)(function, items, begun)
+        at_a_time = 0
+
+        def begun(number: int) -> None:
+            nonlocal at_a_time
+            at_a_time = number
+            tell(number)
+
+        if not items:
+            tell(0)
+            return
+        engine = {"serial": self._serial, "local": self._local, "ray": self._ray}[self.name]
+        for done, answer in enumerate(engine(function, items, begun), start=1):
+            yield answer
+            tell(min(at_a_time, len(items) - done))
 
     def _serial(self, function: Callable[[Any], Any], items: Sequence[Any], begun: Begun) -> Iterator[tuple[int, Any]]:
         begun(1)
@@ -266,17 +280,11 @@ def _end_with(parent: int) -> None:
 
 def _with_one_thread(function: Callable[[Any], Any], item: Any) -> Any:
     """Return ``function(item)``, computed with one thread on every engine, so that the numbers are the same."""
-    with _one_thread():
-        return function(item)
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
     import torch
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        yield
+        return function(item)
     finally:
         torch.set_num_threads(threads)

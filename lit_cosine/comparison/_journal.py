@@ -40,14 +40,14 @@ class Journal:
         ValueError: If the folder holds something else, another question, or belongs to a running process.
     """
 
-    def __init__(self, folder: Path | None, question: Mapping[str, Any]) -> None:
+    def __init__(self, folder: str | Path | None, question: Mapping[str, Any]) -> None:
         self.rows: dict[str, dict[str, Any]] = {}
         self._file: IO[bytes] | None = None
         self._lock = WriterLock()
         if folder is None:
             return
         try:
-            self._open(folder, {"version": STATE_VERSION, **question})
+            self._open(Path(folder), {"version": STATE_VERSION, **question})
         except ValueError:
             self._lock.release()
             raise

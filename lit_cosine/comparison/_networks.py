@@ -2,8 +2,8 @@
 
 Conventions: a member is one training, a (split, seed, schedule, LR). A seed has the same initial weights, batches and
 dropout under every schedule, so schedules are compared by differences within a seed. A block is a rectangle of members
-that are trained as one; the cut depends on the grid alone, and so do the numbers. Only where a folder has members of a
-smaller grid, the rest is cut by itself.
+that are trained as one. Blocks are cut from the members that are missing: after a stop they are the same as without
+it, in a grid that has grown they are others. A member's numbers depend on its block by their rounding alone.
 """
 
 from __future__ import annotations
@@ -24,15 +24,7 @@ from torch import Tensor, nn
 
 from lit_cosine._checks import as_integer
 from lit_cosine._compat import evaluating
-from lit_cosine.comparison._arguments import (
-    EXPLODED,
-    check_baseline,
-    check_lrs,
-    check_memory,
-    check_optimizer,
-    check_schedules,
-    check_seeds,
-)
+from lit_cosine.comparison._arguments import EXPLODED, check_grid, check_lrs, check_memory, check_optimizer
 from lit_cosine.comparison._engines import Engine, EngineName, Failure
 from lit_cosine.comparison._journal import Journal, key_of
 from lit_cosine.comparison._results import Comparison, OnProgress, showing_so_far
@@ -120,8 +112,7 @@ def compare_networks(
     >>> found.values("test_accuracy").shape
     (2, 2, 1)
     """
-    named, lrs, seeds = check_schedules(schedules), check_lrs(lrs), check_seeds(seeds)
-    baseline = check_baseline(baseline, named)
+    lrs, (named, seeds, baseline) = check_lrs(lrs), check_grid(schedules, seeds, baseline)
     max_epochs, splits = as_integer("max_epochs", max_epochs, least=1), as_integer("splits", splits, least=1)
     batch_size = None if batch_size is None else as_integer("batch_size", batch_size, least=1)
     check_optimizer(optimizer, weight_decay, momentum)
@@ -197,29 +188,16 @@ def compare_networks(
             trained=None if there.all() else there.reshape(shape),
         )
 
-    with (
-        Journal(None if folder is None else Path(folder), question) as journal,
-        showing_so_far(lambda: (found(), f"{there.sum()} of {there.size}")),
-    ):
+    def tell(running: int) -> None:
+        bad = there & ~np.isfinite(members["val_loss"]).all(axis=-1)
+        running = min(running * size[0] * size[1], int((~there).sum()))
+        on_progress(int(there.sum()), there.size, running, int(bad.sum()))
+
+    with Journal(folder, question) as journal, showing_so_far(lambda: (found(), f"{there.sum()} of {there.size}")):
         for row in journal.rows.values():
             fill(row)
         blocks = _cut(~there, size_of)
-        at_a_time = 0
-
-        def tell() -> None:
-            bad = there & ~np.isfinite(members["val_loss"]).all(axis=-1)
-            running = int(min(at_a_time * size[0] * size[1], (~there).sum()))
-            on_progress(int(there.sum()), there.size, running, int(bad.sum()))
-
-        def begun(number: int) -> None:
-            nonlocal at_a_time
-            at_a_time = number
-            tell()
-
-        if not blocks:
-            tell()
-        train = _Train(training, parts, seeds, table)
-        for number, part in runs.run(train, blocks, begun) if blocks else ():
+        for number, part in runs.run(_Train(training, parts, seeds, table), blocks, tell):
             block = blocks[number]
             there[block.place] = True
             if isinstance(part, Failure):
@@ -233,7 +211,6 @@ def compare_networks(
                 }
                 journal.add(key_of({name: row[name] for name in ("data", "seeds", "arms")}), row)
                 members[block.place] = part
-            tell()
     for (split, (_, val, _)), (place, seed) in product(enumerate(parts), enumerate(seeds)):
         start = _initial_loss(training, val, seed)
         ends = members["val_loss"][split, place, :, -1]
@@ -258,30 +235,23 @@ class Block(NamedTuple):
 def _cut(missing: NDArray[np.bool_], size_of: Callable[[int, int], tuple[int, int]]) -> list[Block]:
     """Return blocks of all members that are missing (splits, seeds, arms).
 
-    They are those of the whole grid, as far as all or none of a block is missing. What is missing of others is cut by
-    itself: the seeds of a split that miss the same arms make blocks together.
+    The seeds of a split that miss the same arms make blocks together.
 
     Args:
         missing: Which members are to be trained.
         size_of: Returns the size of the blocks for a number of seeds and of arms.
     """
-    splits, seeds, arms = missing.shape
-    size, blocks, rest = size_of(seeds, arms), [], missing.copy()
-    for split, seed, arm in product(range(splits), range(0, seeds, size[0]), range(0, arms, size[1])):
-        block = Block(split, (*range(seeds)[seed : seed + size[0]],), (*range(arms)[arm : arm + size[1]],), size)
-        if missing[block.place].all():
-            blocks.append(block)
-            rest[block.place] = False
-    for split in range(splits):
+    blocks = []
+    for split, of_split in enumerate(missing):
         groups: dict[tuple[int, ...], list[int]] = {}
-        for seed in range(seeds):
-            groups.setdefault(tuple(np.flatnonzero(rest[split, seed]).tolist()), []).append(seed)
-        for columns, rows in groups.items():
-            if columns:
-                per = size_of(len(rows), len(columns))
+        for seed, of_seed in enumerate(of_split):
+            groups.setdefault(tuple(np.flatnonzero(of_seed).tolist()), []).append(seed)
+        for arms, seeds in groups.items():
+            if arms:
+                size = size_of(len(seeds), len(arms))
                 blocks += [
-                    Block(split, tuple(rows[seed : seed + per[0]]), columns[arm : arm + per[1]], per)
-                    for seed, arm in product(range(0, len(rows), per[0]), range(0, len(columns), per[1]))
+                    Block(split, tuple(seeds[seed : seed + size[0]]), arms[arm : arm + size[1]], size)
+                    for seed, arm in product(range(0, len(seeds), size[0]), range(0, len(arms), size[1]))
                 ]
     return blocks
 

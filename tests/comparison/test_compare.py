@@ -233,7 +233,7 @@ def test_a_loss_that_explodes_has_diverged() -> None:
 
 BAD = [
     ({"metric": "val_loss"}, ValueError, "which are test/loss, train/loss, val/loss; got 'val_loss'"),
-    ({"metric": 3}, TypeError, "metric must be the name of a logged metric"),
+    ({"metric": 3}, TypeError, "metric must be text, got 3"),
     ({"module": WithoutOptimizer}, ValueError, "every training failed or diverged: ValueError: .*needs an optimizer"),
     ({"module": lambda: Regression()}, TypeError, "module must be a class or a function at the top level"),
     ({"module": "nowhere:Net"}, ValueError, "module must be importable as module:Name, got 'nowhere:Net'"),
@@ -241,6 +241,8 @@ BAD = [
     ({"lr_scales": [1.0]}, ValueError, "lrs and lr_scales exclude each other"),
     ({"lrs": "auto", "lr_scales": [0.0]}, ValueError, "lr_scales must be finite and > 0, got 0.0"),
     ({"splits": 0}, ValueError, "splits must be an integer >= 1, got 0"),
+    ({"seeds": 10**12}, ValueError, "must be at most 1,000,000 trainings, got 2,000,000,000,000"),
+    ({"seeds": [2**32]}, ValueError, "seeds must be an integer from 0 to 4294967295, got 4294967296"),
     ({"engine": "dask"}, ValueError, "engine must be one of serial, local, ray, got 'dask'"),
     ({"workers": 0}, ValueError, "workers must be an integer >= 1, got 0"),
     ({"timeout": 1.0}, ValueError, 'timeout needs engine="local"'),
