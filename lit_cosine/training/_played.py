@@ -13,22 +13,14 @@ from typing import Any
 
 from lit_cosine._checks import as_flag, as_integer, as_number, read_state, shown
 from lit_cosine.schedules import Clock, Constant, OneMinusSqrt, OnResize, PlannedFactor, Schedule
-from lit_cosine.training._changes import (
-    Lengths,
-    Mapped,
-    is_idle,
-    log_warning,
-    with_cooldown_now,
-    with_lengths,
-    with_schedule,
-)
+from lit_cosine.training._changes import Lengths, Mapped, log_warning
 
 __all__ = ["Curves", "Played", "checked_state", "matches"]
 
 
 @dataclass
 class Played:
-    """One curve, its lengths, and how it is played now."""
+    """One curve, its lengths, and how it is played now; docs/when-the-run-changes.md has the table of its changes."""
 
     schedule: Schedule  # the code's
     lengths: Lengths  # the plan's
@@ -44,9 +36,7 @@ class Played:
         own_warmup: bool = False,
     ) -> Played:
         """Return the curve of a run with these lengths, seen from its start."""
-        parts = int(lengths.total), int(lengths.warmup), int(lengths.cooldown)
-        planned = PlannedFactor.of_run(schedule, *parts, cooldown_schedule)
-        return cls(schedule, lengths, planned, own_warmup)
+        return cls(schedule, lengths, _from_start(schedule, lengths, cooldown_schedule), own_warmup)
 
     def fitted(self, step: float, asked: Lengths, on_resize: OnResize) -> Lengths:
         """Return the lengths that the plan would have: the warmup, once begun, is its own, and the cooldown fits."""
@@ -55,16 +45,61 @@ class Played:
     def change(self, step: float, asked: Lengths, on_resize: OnResize, *, schedule: bool = False) -> None:
         """Plan the rest again for other lengths or for the code's ``schedule``, which may be refused."""
         if schedule:
-            self.planned = with_schedule(self.planned, step, asked, on_resize, self.schedule)
+            self.planned = self._with_schedule(step, asked, on_resize)
         else:
-            self.planned = with_lengths(self.planned, step, asked, on_resize)
+            self.planned = self._with_lengths(step, asked, on_resize)
         keeps = on_resize == "keep" and step > 0
         self.lengths = replace(asked, cooldown=self.lengths.cooldown) if keeps else asked
 
-    def start_cooldown(self, step: float, total: float, cooldown: float) -> None:
-        """Begin the cooldown at ``step``, which ends at ``total``."""
-        self.planned = with_cooldown_now(self.planned, step, total - step)
+    def _with_lengths(self, step: float, lengths: Lengths, on_resize: OnResize) -> PlannedFactor:
+        planned, cooldown = self.planned, self.planned.cooldown
+        if step == 0 or on_resize == "rescale":  # before the first update nothing is a change
+            return _from_start(planned.schedule, lengths, planned.cooldown_schedule)
+        if on_resize == "keep":
+            return planned
+        if on_resize == "continue" and cooldown is not None and cooldown(step) > 0.0:
+            return replace(planned, cooldown=cooldown.reanchor(step, lengths.total))
+        return self._from(step, lengths, on_resize, planned.schedule)
+
+    def _with_schedule(self, step: float, lengths: Lengths, on_resize: OnResize) -> PlannedFactor:
+        planned, new, cooldown = self.planned, self.schedule, self.planned.cooldown
+        anew = _from_start(new, lengths, planned.cooldown_schedule)
+        if step == 0:
+            return anew
+        if on_resize == "keep":
+            raise ValueError(f'on_resize="keep" plays the old plan, {planned.schedule}')
+        factor = planned.schedule(planned.clock(step))
+        if on_resize == "rescale" or abs(new(anew.clock(step)) - factor) <= 1e-9 * factor:
+            return anew
+        if on_resize == "restart":
+            return self._from(step, lengths, "restart", new)
+        if step >= lengths.total - lengths.cooldown or (cooldown is not None and cooldown(step) > 0.0):
+            # nothing is left for another curve: it stays where it is, and the cooldown moves with the end
+            return replace(self._with_lengths(step, lengths, "continue"), schedule=Constant(value=factor))
+        if not _falls(new):
+            raise ValueError(f"{new} is neither constant nor a curve that falls from its highest to its lowest factor")
+        return self._from(step, lengths, "restart", Mapped(new, factor))
+
+    def _from(self, step: float, lengths: Lengths, on_resize: OnResize, schedule: Schedule) -> PlannedFactor:
+        """Return the plan whose ``schedule`` has its clock anchored at ``step``."""
+        end = max(step, lengths.total - lengths.cooldown)
+        return replace(
+            self.planned,
+            schedule=schedule,
+            clock=self.planned.clock.reanchor(step, end, on_resize, origin=self.planned.warmup_steps),
+            cooldown=Clock(lengths.total, end) if lengths.cooldown else None,
+        )
+
+    def start_cooldown(self, step: float, total: int, cooldown: int) -> None:
+        """Begin the cooldown at ``step``, which ends at ``total``; the schedule is held where it is."""
+        held = Constant(value=self.planned.schedule(self.planned.clock(step)))
+        self.planned = replace(self.planned, schedule=held, cooldown=Clock(total, step))
         self.lengths = Lengths(total, self.lengths.warmup, cooldown)
+
+    def is_idle(self, step: float) -> bool:
+        """Return whether every factor from ``step`` on is 0, because the schedule or the cooldown has ended there."""
+        curves = [(self.planned.schedule, self.planned.clock), (self.planned.cooldown_schedule, self.planned.cooldown)]
+        return any(clock is not None and clock(step) == 1.0 and curve(1.0) == 0.0 for curve, clock in curves)
 
     def state(self) -> dict[str, Any]:
         """Return the plan as plain data; the mapping is ``["map", f]`` of :class:`Mapped`, ``["hold", f]`` or None."""
@@ -74,8 +109,8 @@ class Played:
         elif isinstance(played, Constant) and played != self.schedule:
             mapping = ["hold", played.value]
         return {
-            "warmup_steps": int(self.lengths.warmup),
-            "cooldown_steps": int(self.lengths.cooldown),
+            "warmup_steps": self.lengths.warmup,
+            "cooldown_steps": self.lengths.cooldown,
             "schedule": self.schedule.to_dict(),
             "mapping": mapping,
             "cooldown_schedule": planned.cooldown_schedule.to_dict(),
@@ -83,7 +118,7 @@ class Played:
             "cooldown": None if planned.cooldown is None else list(astuple(planned.cooldown)),
         }
 
-    def restore(self, state: Mapping[str, Any], *, step: float, total: float, cooling_down: bool) -> None:
+    def restore(self, state: Mapping[str, Any], *, step: float, total: int, cooling_down: bool) -> None:
         """Play what a checked state describes; until its cooldown begins, that has the code's curve."""
         schedule, (kind, begin) = state["schedule"], state["mapping"] or (None, 0.0)
         if kind is not None:
@@ -111,7 +146,7 @@ class Curves:
     @property
     def total(self) -> int:
         """Length of the run."""
-        return int(self.run.lengths.total)
+        return self.run.lengths.total
 
     @property
     def lengths(self) -> list[Lengths]:
@@ -121,13 +156,6 @@ class Curves:
     def pattern_of(self, names: tuple[str, ...]) -> str:
         """Return the first pattern that names a group; "" for none."""
         return next((pattern for pattern in self.by_pattern if pattern and matches(pattern, names)), "")
-
-    def schedules(self) -> dict[str, dict[str, Any]]:
-        """Return for every curve the schedules that its state holds."""
-        return {
-            pattern: {"schedule": curve.schedule, "cooldown_schedule": curve.planned.cooldown_schedule}
-            for pattern, curve in self.by_pattern.items()
-        }
 
     def state(self) -> dict[str, Any]:
         """Return the plans as plain data."""
@@ -210,7 +238,7 @@ class Curves:
             )
 
     def _is_idle(self, step: float) -> bool:
-        return all(is_idle(curve.planned, step) for curve in self.by_pattern.values())
+        return all(curve.is_idle(step) for curve in self.by_pattern.values())
 
     def _change_schedule(self, pattern: str, step: float, asked: Lengths, on_resize: OnResize) -> None:
         curve = self.by_pattern[pattern]
@@ -239,16 +267,14 @@ def matches(pattern: str, names: tuple[str, ...]) -> bool:
     return any(fnmatchcase(name, pattern) or fnmatchcase(name, f"{pattern}.*") for name in names)
 
 
-def checked_state(state: Any, own: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the entries of a state that ``ScheduleLR.state_dict`` wrote, its schedules built."""
+def checked_state(state: Any, own: Mapping[str, Any], curves: Curves) -> dict[str, Any]:
+    """Return the entries of a state that ``ScheduleLR.state_dict`` wrote, its schedules built; ``own`` is our own."""
     if isinstance(state, Mapping) and "version" not in state and "unit" not in state:
         raise ValueError(
             f"the state must be a ScheduleLR's, got one with the keys {shown(sorted(map(str, state)))}: resume with "
             "the scheduler that saved it, or under the callback LearningRateScheduler with replace=True"
         )
-    # a state without groups is of a run without any
-    defaults = {**{name: value for name, value in own.items() if name != "version"}, "groups": {}}
-    values = read_state("ScheduleLR", state, defaults)
+    values = read_state("ScheduleLR", state, {**own, "groups": {}})  # a state without groups is of a run without any
     for name, remedy in (("key", "entry of the param groups"), ("unit", "interval and the same kind of limit")):
         if values[name] != own[name]:
             raise ValueError(
@@ -259,46 +285,43 @@ def checked_state(state: Any, own: Mapping[str, Any]) -> dict[str, Any]:
         _check_values(values)
     except (TypeError, ValueError) as error:
         raise ValueError(f"the state of ScheduleLR cannot be read: {error}") from None
-    for curve, known in [(values, own), *((one, own["groups"].get(p, own)) for p, one in values["groups"].items())]:
-        for name in ("schedule", "cooldown_schedule"):
-            curve[name] = _built(name, curve[name], known[name])
+    for pattern, plan in {**values["groups"], "": values}.items():
+        known = curves.by_pattern.get(pattern, curves.run)
+        plan["schedule"] = _built("schedule", plan["schedule"], known.schedule)
+        own_cooldown = known.planned.cooldown_schedule
+        plan["cooldown_schedule"] = _built("cooldown_schedule", plan["cooldown_schedule"], own_cooldown)
     return values
 
 
 def _check_values(values: dict[str, Any]) -> None:
     if values["step"] != -1:  # torch's SequentialLR sets its schedulers back before they begin
         as_number("step", values["step"], least=0.0)
-    as_integer("total_steps", values["total_steps"], least=0)
+    as_integer("total_steps", values["total_steps"], least=1)
     as_flag("cooling_down", values["cooling_down"])
+    _listed("names", values["names"])
     for name in ("base_lrs", "last_lr", "joined"):
         values[name] = [as_number(name, value, least=0.0) for value in _listed(name, values[name])]
     bases, last = len(values["base_lrs"]), len(values["last_lr"])
     if bases != last:
         raise ValueError(f"base_lrs and last_lr must have one length, got {bases} and {last}")
-    if not isinstance(values["groups"], Mapping):
-        raise TypeError(f"groups must be a dict, got {shown(values['groups'])}")
+    for name in ("groups", "outside"):
+        if not isinstance(values[name], Mapping):
+            raise TypeError(f"{name} must be a dict, got {shown(values[name])}")
     values["groups"] = {pattern: {**values, **curve} for pattern, curve in values["groups"].items()}
     for curve in (values, *values["groups"].values()):
-        _check_curve(curve)
-    if not isinstance(values["outside"], Mapping):
-        raise TypeError(f"outside must be a dict, got {shown(values['outside'])}")
+        for name in ("warmup_steps", "cooldown_steps"):
+            as_integer(name, curve[name], least=0)
+        for name in ("clock", "cooldown"):
+            if name == "clock" or curve[name] is not None:
+                Clock(*_listed(name, curve[name]))
+        kind, begin = ("hold", 0.0) if curve["mapping"] is None else _listed("mapping", curve["mapping"])
+        if kind not in ("map", "hold"):
+            raise ValueError(f"mapping must be of the kind map or hold, got {shown(kind)}")
+        as_number("mapping", begin, least=0.0)
     for index, change in values["outside"].items():
         as_integer("outside", index, least=0)
         if len([as_number("outside", value) for value in _listed("outside", change)]) != 3:
             raise ValueError(f"outside must hold three numbers for a group, got {shown(change)}")
-
-
-def _check_curve(curve: Mapping[str, Any]) -> None:
-    for name in ("warmup_steps", "cooldown_steps"):
-        as_integer(name, curve[name], least=0)
-    Clock(*_listed("clock", curve["clock"]))
-    if curve["cooldown"] is not None:
-        Clock(*_listed("cooldown", curve["cooldown"]))
-    if curve["mapping"] is not None:
-        kind, begin = _listed("mapping", curve["mapping"])
-        if kind not in ("map", "hold"):
-            raise ValueError(f"mapping must be of the kind map or hold, got {shown(kind)}")
-        as_number("mapping", begin, least=0.0)
 
 
 def _listed(name: str, value: Any) -> list[Any]:
@@ -309,7 +332,7 @@ def _listed(name: str, value: Any) -> list[Any]:
 
 def _built(name: str, plain: Any, own: Schedule) -> Schedule:
     """Return the schedule of a state; the scheduler's own where it is the same, so that no class is looked up."""
-    if plain is own or plain == own.to_dict():
+    if plain == own.to_dict():
         return own
     try:
         return Schedule.from_dict(plain)
@@ -318,3 +341,16 @@ def _built(name: str, plain: Any, own: Schedule) -> Schedule:
             f"the {name} of the checkpoint cannot be built ({error}): import the module that defines it before "
             "resuming, or begin a new run"
         ) from None
+
+
+def _from_start(schedule: Schedule, lengths: Lengths, cooldown_schedule: Schedule) -> PlannedFactor:
+    """Return the plan of a run that has these lengths from its start; a warmup that has begun may be longer than it."""
+    end = lengths.total - lengths.cooldown
+    cooldown = Clock(lengths.total, end) if lengths.cooldown else None
+    return PlannedFactor(schedule, Clock(end, lengths.warmup), lengths.warmup, cooldown, cooldown_schedule)
+
+
+def _falls(schedule: Schedule) -> bool:
+    """Return whether the curve has its highest factor at progress 0 and its lowest at 1, as far as samples show."""
+    start, end = schedule(0.0), schedule(1.0)
+    return all(end <= factor <= start for factor in (*schedule.sample(1000), *map(schedule, schedule.all_milestones())))

@@ -94,7 +94,7 @@ class Plan:
         # a smoke test of a few batches says nothing about the warmup and the cooldown of the real run
         return replace(planned, lengths=lengths.fitted())
 
-    def lengths_of(self, total: float, run: Run) -> Lengths:
+    def lengths_of(self, total: int, run: Run) -> Lengths:
         """Return the lengths of this plan in a run of another ``total``, which the parts may not fit."""
         parts = (("warmup", self.warmup), ("cooldown", self.cooldown))
         return Lengths(total, *(_length(run, part, self.unit, total, name) for name, part in parts))

@@ -128,7 +128,6 @@ class ScheduleLR(LRScheduler):
         self._filled: dict[int, tuple[Tensor, int]] = {}  # the tensors among them, at the version they then had
         self._checkpointed: list[float] = []
         self._outside: dict[int, OutsideChanges] = {}
-        self._code = self._curves.lengths
         super().__init__(optimizer)
 
     @property
@@ -144,12 +143,12 @@ class ScheduleLR(LRScheduler):
     @property
     def warmup_steps(self) -> int:
         """Length of the warmup."""
-        return int(self._curves.run.lengths.warmup)
+        return self._curves.run.lengths.warmup
 
     @property
     def cooldown_steps(self) -> int:
         """Length of the cooldown."""
-        return int(self._curves.run.lengths.cooldown)
+        return self._curves.run.lengths.cooldown
 
     @property
     def cooling_down(self) -> bool:
@@ -211,15 +210,6 @@ class ScheduleLR(LRScheduler):
         """Take in param groups that were added since the last step, so that their first update is scheduled too."""
         if len(self.optimizer.param_groups) > len(self._written):
             self.move_to(self.last_epoch)
-
-    def sync_before_first_step(self) -> None:
-        """Before the first step, take LRs that were set from outside as base LRs, and write the plan's first LRs.
-
-        An LR finder that runs after this scheduler was made sets the group's LR: that is the peak, not the first LR.
-        """
-        if self.last_epoch == 0:
-            self._sync_external_changes()
-            self._write()
 
     def resize(self, total_steps: int, warmup_steps: int | None = None, cooldown_steps: int | None = None) -> None:
         """Continue with another length from where the run is now, as ``on_resize`` says; logs one line.
@@ -303,12 +293,13 @@ class ScheduleLR(LRScheduler):
                 that is none, or if the change is refused: a schedule that cannot be mapped, or updates that would all
                 run at LR 0.
         """
-        built = self._curves.schedules()
-        state = checked_state(state_dict, {**self.state_dict(), **built[""], "groups": built})
+        state = checked_state(state_dict, self.state_dict(), self._curves)
         check_order(self._names or (), state["names"])
+        code = self._curves.lengths
         self._restore(state)
         if not self.cooling_down and self.last_epoch >= 0:
-            self._curves.take_up(self._asked(), state, self.on_resize, f"{self.unit}s" if self.key == "lr" else "")
+            counted = f"{self.unit}s" if self.key == "lr" else ""
+            self._curves.take_up(self._asked(code), state, self.on_resize, counted)
         self._write()
         self._checkpointed = list(state["last_lr"])
 
@@ -321,13 +312,12 @@ class ScheduleLR(LRScheduler):
         self._places = [(self._pattern_of(index), joined[index]) for index in range(len(self._places))]
         self.last_epoch = state["step"]
         self._outside = {index: OutsideChanges(*change) for index, change in state["outside"].items()}
-        self._code = self._curves.lengths
         if self.last_epoch >= 0:  # else inside torch's SequentialLR, before its turn
             self._curves.restore(state)
 
-    def _asked(self) -> list[Lengths]:
-        """Return the lengths that the code of a resumed run asks for, of every curve."""
-        return self._code
+    def _asked(self, code: list[Lengths]) -> list[Lengths]:
+        """Return the lengths that a resumed run is to have, of every curve; ``code`` are those of the code."""
+        return code
 
     def _change_lengths(self, asked: Sequence[Lengths], on_resize: OnResize, *, quiet: bool = False) -> None:
         if self._curves.change_lengths(self.last_epoch, asked, on_resize, quiet=quiet):

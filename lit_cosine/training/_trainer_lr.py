@@ -137,10 +137,10 @@ class TrainerLR(ScheduleLR):
         super().__init__(
             optimizer,
             schedule,
-            int(lengths.total),
-            int(lengths.warmup),
+            lengths.total,
+            lengths.warmup,
             on_resize,
-            cooldown_steps=int(lengths.cooldown),
+            cooldown_steps=lengths.cooldown,
             cooldown_schedule=cooldown_schedule,
             key=key,
         )
@@ -231,19 +231,19 @@ class TrainerLR(ScheduleLR):
             steps = round(done * cooldown.value / (1.0 - cooldown.value))
         else:
             planned = Plan(self.unit, Lengths(ENDLESS, 0, 0), run, Duration(value=0, unit="step"), cooldown)
-            steps = int(planned.lengths_of(ENDLESS, run).cooldown)
+            steps = planned.lengths_of(ENDLESS, run).cooldown
         self.start_cooldown(max(1, steps))
 
     @override
-    def _asked(self) -> list[Lengths]:
+    def _asked(self, code: list[Lengths]) -> list[Lengths]:
         """Return what was done plus what is really left, which is the length that a resumed run has."""
         run = self._run
         if run is None or self.unit == "ms" or self._plans[0].lengths.total == ENDLESS:
-            return super()._asked()
+            return code
         run = Run(run.trainer)
         left = run.left(self.unit, *run.done_before())
         done = run.trainer.fit_loop.total_batch_idx + 1 if self.unit == "batch" else self.last_epoch
-        total = math.ceil(max(1, done + left)) if left < math.inf else self._plans[0].lengths.total
+        total = self._plans[0].lengths.total if left == math.inf else max(1, math.ceil(done + left))
         return [planned.lengths_of(total, run) for planned in self._plans]
 
     def _after_update(self, optimizer: Optimizer, *_: Any) -> None:
@@ -275,7 +275,9 @@ class TrainerLR(ScheduleLR):
         if run is None or not mine or self.unit not in ("step", "epoch"):
             return  # an LR finder trains with a scheduler of its own, and puts the run back after it
         self._settled = True
-        self.sync_before_first_step()
+        if self.last_epoch == 0:  # an LR finder has set the peak, not the first LR
+            self._sync_external_changes()
+            self._write()
         if self.unit == "step" and not self._unknown:
             # loops that were restored have found their place by now: correct what was asked for at the resume
             done = run.done_now(self.unit)

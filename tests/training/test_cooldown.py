@@ -281,7 +281,7 @@ def test_a_factor_of_another_scheduler_in_a_chain_multiplies() -> None:
         ({"step": math.nan}, "step must be finite and >= 0, got nan"),
         ({"base_lrs": [0.1, 0.1]}, "base_lrs and last_lr must have one length"),
         ({"base_lrs": [-0.1]}, "base_lrs must be finite and >= 0, got -0.1"),
-        ({"total_steps": 0.5}, "total_steps must be an integer >= 0, got 0.5"),
+        ({"total_steps": 0.5}, "total_steps must be an integer >= 1, got 0.5"),
         ({"clock": [1.0, math.inf, 0.0]}, "Clock.step must be finite"),
         ({"key": "momentum"}, "the state has the key 'momentum', this scheduler 'lr'"),
         ({"version": 3}, "has version 3 and this lit_cosine reads version 2"),
