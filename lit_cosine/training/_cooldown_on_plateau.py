@@ -10,8 +10,7 @@ from typing_extensions import override
 from lit_cosine._checks import STATE_VERSION, as_integer, as_number, check_choice, check_text, read_state, shown
 from lit_cosine._compat import forget_module, own_attributes
 from lit_cosine.schedules import Duration
-from lit_cosine.training._learning_rate_scheduler import LearningRateScheduler
-from lit_cosine.training._trainer_lr import TrainerLR
+from lit_cosine.training._trainer_lr import schedulers_of
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule, Trainer
@@ -92,25 +91,12 @@ class CooldownOnPlateau(EarlyStopping):
 
     def _check(self, trainer: Trainer, decide: Any) -> None:
         """Let EarlyStopping decide; where its patience is exhausted, begin the cooldown instead of stopping."""
-        if any(one.cooling_down for one in self._schedulers(trainer)):
+        schedulers = [one for one in schedulers_of(trainer) if one.key == "lr"]
+        if trainer.should_stop or trainer.state.fn != "fit" or trainer.sanity_checking:
             return
-        asked = trainer.should_stop
-        checks = self.wait_count
-        if not asked and trainer.state.fn == "fit" and not trainer.sanity_checking:
-            self._check_logged(trainer, decide)
-        if not trainer.should_stop or asked or self.wait_count < max(1, self.patience) or self.wait_count == checks:
-            return  # a metric that is not finite leaves the count as it was
-        trainer.should_stop = False
-        schedulers = self._schedulers(trainer)
-        if not schedulers:
-            raise ValueError(
-                "CooldownOnPlateau needs LearningRateScheduler, or lr_scheduler_config in configure_optimizers"
-            )
-        for scheduler in schedulers:
-            if scheduler.total_steps is None or scheduler.last_epoch < scheduler.total_steps:  # else the run ends here
-                scheduler.start_cooldown_of(self.cooldown)
-
-    def _check_logged(self, trainer: Trainer, decide: Any) -> None:
+        if any(one.cooling_down for one in schedulers):
+            return
+        before = self.wait_count
         try:
             decide()
         except RuntimeError as error:  # EarlyStopping's own, which names the metrics in another form
@@ -119,10 +105,13 @@ class CooldownOnPlateau(EarlyStopping):
             logged = ", ".join(sorted(map(str, trainer.callback_metrics))) or "nothing"
             got = shown(self.monitor)
             raise ValueError(f"monitor must be a logged metric, got {got}; logged are {logged}") from error
-
-    def _schedulers(self, trainer: Trainer) -> list[TrainerLR]:
-        found = [config.scheduler for config in trainer.lr_scheduler_configs]
-        for callback in trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(callback, LearningRateScheduler):
-                found += [scheduler for scheduler in callback.schedulers if scheduler.key == "lr"]
-        return [scheduler for scheduler in found if isinstance(scheduler, TrainerLR)]
+        if not trainer.should_stop or self.wait_count < max(1, self.patience) or self.wait_count == before:
+            return  # a metric that is not finite leaves the count as it was
+        trainer.should_stop = False
+        if not schedulers:
+            raise ValueError(
+                "CooldownOnPlateau needs LearningRateScheduler, or lr_scheduler_config in configure_optimizers"
+            )
+        for scheduler in schedulers:
+            if scheduler.total_steps is None or scheduler.last_epoch < scheduler.total_steps:  # else the run ends here
+                scheduler.start_cooldown_of(self.cooldown)

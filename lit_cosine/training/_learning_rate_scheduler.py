@@ -32,15 +32,9 @@ from lit_cosine.schedules import (
 )
 from lit_cosine.training._changes import log_warning
 from lit_cosine.training._own_curves import as_own_curves, check_keys_of, check_patterns, unmatched
-from lit_cosine.training._param_groups import (
-    IdleScheduler,
-    has_entry,
-    optimizer_names,
-    own_names,
-    restore_peaks,
-)
+from lit_cosine.training._param_groups import IdleScheduler, has_entry, optimizer_names, own_names, restore_peaks
 from lit_cosine.training._plan_line import GlobalBatch, joined, plan_line
-from lit_cosine.training._run_length import plan
+from lit_cosine.training._run_length import Run, plan
 from lit_cosine.training._trainer_lr import TrainerLR, may_be_endless
 
 if TYPE_CHECKING:
@@ -155,6 +149,10 @@ class LearningRateScheduler(Callback):
         """The schedulers of the present training, one for each optimizer and scheduled entry; empty otherwise."""
         return tuple(self._schedulers.values())
 
+    @property
+    def _of_lr(self) -> list[TrainerLR]:
+        return [scheduler for scheduler in self.schedulers if scheduler.key == "lr"]
+
     def start_cooldown(self, cooldown: str | Duration | None = None) -> None:
         """Begin the cooldown now, at the present LR; the run ends after it.
 
@@ -168,10 +166,9 @@ class LearningRateScheduler(Callback):
         length = self.cooldown if cooldown is None else Duration.parse(cooldown, "cooldown")
         if length.value == 0.0:
             raise ValueError('cooldown must have a length, got "0step": write start_cooldown("20%")')
-        schedulers = [scheduler for scheduler in self.schedulers if scheduler.key == "lr"]
-        if not schedulers:
+        if not self._of_lr:
             raise ValueError("a cooldown can only be started while the Trainer is training")
-        for scheduler in schedulers:
+        for scheduler in self._of_lr:
             scheduler.start_cooldown_of(length)
 
     @override
@@ -265,10 +262,8 @@ class LearningRateScheduler(Callback):
                 scheduler.adopt(planned.run)
         elif not self._found_an_lr():
             self._scale_lrs(self._scale or 1.0)
-        if pl_module.automatic_optimization:
-            self._counted = trainer.global_step
-        of_lr = [scheduler for scheduler in self.schedulers if scheduler.key == "lr"]
-        rank_zero_info(plan_line(planned, self.schedules, of_lr, self.groups, self.cooldown_schedule, batch))
+        self._counted = trainer.global_step
+        rank_zero_info(plan_line(planned, self.schedules, self._of_lr, self.groups, self.cooldown_schedule, batch))
 
     @override
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -285,15 +280,17 @@ class LearningRateScheduler(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         # an LR finder trains with callbacks of its own: this hook does not run then
-        if pl_module.automatic_optimization and not self._counts_an_update(trainer):
+        self._step(trainer, pl_module)
+
+    def _step(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Step the schedulers if the Trainer has made an update since the last call; one that raised is none."""
+        before, self._counted = self._counted, trainer.global_step
+        if pl_module.automatic_optimization and self._counted == before:
             return
         for scheduler in self.schedulers:
-            scheduler.step()
-
-    def _counts_an_update(self, trainer: Trainer) -> bool:
-        """Return whether the Trainer has made an update since this was last asked; one that raised is none."""
-        before, self._counted = self._counted, trainer.global_step
-        return self._counted != before
+            # after an error on one rank, the broadcast of the clock would wait for the others
+            if scheduler.unit != "ms" or not trainer.interrupted:
+                scheduler.step()
 
     @override
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -304,24 +301,21 @@ class LearningRateScheduler(Callback):
         if self._schedulers and self._state is not None:  # the resume is refused
             return dict(self._state["schedulers"])
         # a callback that saves in on_train_batch_end may be listed before this one
-        if not pl_module.automatic_optimization or self._counts_an_update(trainer):
-            for scheduler in self.schedulers:
-                # after an error on one rank, the broadcast of the clock would wait for the others
-                if scheduler.unit != "ms" or not trainer.interrupted:
-                    scheduler.step()
+        self._step(trainer, pl_module)
         return {name: scheduler.state_dict() for name, scheduler in self._schedulers.items()} or self._ended
 
     @override
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        if trainer.state.fn == "fit":
-            if (state := checkpoint.get(_CHECKPOINT_KEY)) is not None:
-                state = {} if isinstance(state, list) else state  # how lit_cosine 1.x wrote it
-                state = read_state("LearningRateScheduler", state, {"schedulers": {}, "batch_scale": None})
-                if not isinstance(states := state["schedulers"], dict):
-                    raise ValueError(f"LearningRateScheduler's state must hold schedulers by name, got {shown(states)}")
-            self._state = state
-            if self._schedulers and state is not None:  # an LR finder in the middle of the run puts everything back
-                self._restore(trainer)
+        if trainer.state.fn != "fit":
+            return
+        if (state := checkpoint.get(_CHECKPOINT_KEY)) is not None:
+            state = {} if isinstance(state, list) else state  # how lit_cosine 1.x wrote it
+            state = read_state("LearningRateScheduler", state, {"schedulers": {}, "batch_scale": None})
+            if not isinstance(states := state["schedulers"], dict):
+                raise ValueError(f"LearningRateScheduler's state must hold schedulers by name, got {shown(states)}")
+        self._state = state
+        if self._schedulers and state is not None:  # an LR finder in the middle of the run puts everything back
+            self._restore(trainer)
 
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -356,7 +350,7 @@ class LearningRateScheduler(Callback):
                 scheduler.load_state_dict(states[name])
             else:
                 log_warning("the checkpoint has no schedule of %s, which continues where the run is", name)
-                scheduler.adopt(plan(trainer).run if scheduler.unit != "epoch" else plan(trainer, interval="epoch").run)
+                scheduler.adopt(Run(trainer))
         if unknown := [name for name in states if name not in self._schedulers]:
             log_warning("schedules of the checkpoint that this run does not have: %s", ", ".join(unknown))
         if scale is not None and self._scale is not None:
@@ -364,7 +358,7 @@ class LearningRateScheduler(Callback):
             if ratio != 1.0:
                 log_warning("another global batch than in the checkpoint: its LRs are multiplied by %.4g", ratio)
             self._scale_lrs(ratio)
-        for own, scheduler in zip(self._own_lrs, [one for one in self.schedulers if one.key == "lr"], strict=True):
+        for own, scheduler in zip(self._own_lrs, self._of_lr, strict=True):
             saved, code = scheduler.base_lrs[: len(own)], [lr * (self._scale or 1.0) for lr in own]
             if any(not math.isclose(one, base, rel_tol=1e-6) for one, base in zip(code, saved, strict=False)):
                 log_warning("peak LR: %s, from the checkpoint; the code has %s", joined(saved), joined(code))
@@ -392,8 +386,8 @@ class LearningRateScheduler(Callback):
         return self._finder is True or (found is not None and found.suggestion() is not None)
 
     def _scale_lrs(self, ratio: float) -> None:
-        for scheduler in self.schedulers:
-            if scheduler.key == "lr" and ratio != 1.0:
+        if ratio != 1.0:
+            for scheduler in self._of_lr:
                 scheduler.scale(ratio)
 
 

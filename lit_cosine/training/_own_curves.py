@@ -87,7 +87,7 @@ def check_keys_of(
         having = [one for one in optimizers if has_entry(one, key)]
         for optimizer in having or optimizers:
             check_key(optimizer, key, _KEYS if any(key in own.schedules for own in groups.values()) else ())
-        values = _values(optimizers, key)
+        values = [read_entry(group, key) for optimizer in optimizers for group in optimizer.param_groups]
         if key in ("beta1", "beta2"):
             curves = [schedules[key], *(own.schedules[key] for own in groups.values() if key in own.schedules)]
             _check_beta(key, values, max(max(*curve.sample(1000), curve(1.0)) for curve in curves))
@@ -107,10 +107,6 @@ def _check_beta(key: str, values: Sequence[Any], highest: float) -> None:
             f"{key} must stay below 1, got {base:g} times a factor of up to {highest:.6g}: lower the factor, or the "
             "optimizer's betas"
         )
-
-
-def _values(optimizers: Sequence[Optimizer], key: str) -> list[Any]:
-    return [read_entry(group, key) for optimizer in optimizers for group in optimizer.param_groups]
 
 
 def _names(optimizers: Sequence[Optimizer]) -> list[tuple[str, ...]]:

@@ -34,7 +34,6 @@ __all__ = [
     "skipped_update",
 ]
 
-
 _BETAS = {"beta1": 0, "beta2": 1}
 
 
@@ -55,14 +54,7 @@ def _is_number(value: Any) -> bool:
 
 
 def check_key(optimizer: Optimizer, key: str, others: Sequence[str] = ()) -> None:
-    """Refuse an entry of the param groups that none of them has, or that is no number.
-
-    ``others`` are what the key may have been meant to be, besides an entry.
-
-    Raises:
-        TypeError: If ``key`` is no text.
-        ValueError: If it is not the name of a number.
-    """
+    """Refuse an entry that no param group has, or that is no number; ``others`` are what else may have been meant."""
     check_text("key", key)
     values = [read_entry(group, key) for group in optimizer.param_groups]
     if not all(value is None or _is_number(value) for value in values) or all(value is None for value in values):
@@ -115,7 +107,7 @@ def optimizer_names(optimizers: Sequence[Any]) -> list[str]:
 def lr_names(optimizers: Sequence[Any], configs: Sequence[Any] = ()) -> list[list[str]]:
     """Return LearningRateMonitor's names for every group of every optimizer: ``lr-Adam``, ``lr-Adam-1/pg2``.
 
-    Where one of ``configs``, the Trainer's ``lr_scheduler_configs``, has a ``name``, it replaces ``lr-Adam``.
+    A ``name`` in ``configs``, the Trainer's ``lr_scheduler_configs``, replaces ``lr-Adam``.
     """
     given = {id(config.scheduler.optimizer): config.name for config in reversed(configs) if config.name}
     by_class = iter(optimizer_names([optimizer for optimizer in optimizers if id(optimizer) not in given]))
@@ -131,10 +123,7 @@ def lr_names(optimizers: Sequence[Any], configs: Sequence[Any] = ()) -> list[lis
 
 
 def skipped_update(optimizer: Optimizer) -> bool:
-    """Return whether the step just made changed no weight: a fused optimizer skips in its kernel.
-
-    A GradScaler that found inf does not call other optimizers at all.
-    """
+    """Return whether the step just made changed no weight: a fused optimizer skips in its kernel."""
     found_inf = getattr(optimizer, "found_inf", None)
     return found_inf is not None and _is_true(found_inf, tensor_version(found_inf))
 
@@ -171,11 +160,7 @@ _MOST_SAMPLES = 10_000
 
 
 def restore_peaks(scheduler: Any) -> tuple[list[float], list[float]]:
-    """Undo what a replaced scheduler has written; return the groups' peak LRs now, and the highest that it would reach.
-
-    A group whose LR is not what the scheduler wrote last keeps its LR: an LR finder set it later, or it joined later.
-    The momentum of OneCycleLR and CyclicLR becomes the optimizer's own again.
-    """
+    """Undo what a replaced scheduler has written; return the groups' peak LRs, and the highest that it would reach."""
     optimizer, written = scheduler.optimizer, last_written_lrs(scheduler)
     lambdas = getattr(scheduler, "lr_lambdas", None) or ()
     peaks, reached = [], []
@@ -183,9 +168,10 @@ def restore_peaks(scheduler: Any) -> tuple[list[float], list[float]]:
         peak = group.get("max_lr", group.get("initial_lr", group["lr"]))
         peaks.append(float(peak))
         reached.append(float(peak) * (_highest_factor(lambdas[index]) if index < len(lambdas) else 1.0))
+        # else an LR finder has set it since, or the group joined later
         if written is None or (index < len(written) and float(group["lr"]) == written[index]):
             set_entry(group, "lr", peak)
-        if "max_momentum" in group or "base_momentum" in group:
+        if "max_momentum" in group or "base_momentum" in group:  # by OneCycleLR and CyclicLR
             for entry in ("momentum", "betas"):
                 if entry in group and entry in optimizer.defaults:
                     group[entry] = optimizer.defaults[entry]
@@ -204,16 +190,13 @@ def _highest_factor(function: Callable[[int], float]) -> float:
 
 
 class IdleScheduler:
-    """What ``self.lr_schedulers()`` returns under manual optimization in place of a replaced scheduler.
-
-    The module may go on calling ``step()``, which does nothing.
-    """
+    """What ``self.lr_schedulers()`` returns under manual optimization in place of a replaced scheduler."""
 
     def __init__(self, optimizer: Optimizer) -> None:
         self.optimizer = optimizer
 
     def step(self, *args: Any, **kwargs: Any) -> None:
-        """Do nothing."""
+        """Do nothing: the module may go on calling it."""
 
     def get_last_lr(self) -> list[float]:
         """Return the LR of every group."""

@@ -32,16 +32,15 @@ class GlobalBatch:
     @classmethod
     def of(cls, trainer: Any) -> GlobalBatch | None:
         """Return that of a run that is beginning; None where a loader has no ``batch_size``."""
-        run, sizes = Run(trainer), []
+        sizes: list[Any] = []
         for loader in tree_leaves(trainer.train_dataloader):
-            size = getattr(loader, "batch_size", None) or getattr(
-                getattr(loader, "batch_sampler", None), "batch_size", None
-            )
-            if not isinstance(size, int):
-                return None
-            sizes.append(size)
+            sampler = getattr(loader, "batch_sampler", None)
+            sizes.append(getattr(loader, "batch_size", None) or getattr(sampler, "batch_size", None))
+        if not all(isinstance(size, int) for size in sizes):
+            return None
         automatic = trainer.lightning_module.automatic_optimization
-        return cls(sum(sizes), run.accumulate(trainer.current_epoch) if automatic else 1, replicas(trainer))
+        accumulated = Run(trainer).accumulate(trainer.current_epoch) if automatic else 1
+        return cls(sum(sizes), accumulated, replicas(trainer))
 
     @property
     def size(self) -> int:

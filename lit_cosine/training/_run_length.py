@@ -191,10 +191,7 @@ class Run:
     def left(
         self, unit: Unit, epochs_done: int, steps_done: int, batches_done: int = 0, window: int | None = None
     ) -> float:
-        """Return how many ``unit`` are left when so many whole epochs, steps, and batches of this epoch are done.
-
-        An update of this epoch takes ``window`` batches; where None, as many as its number says.
-        """
+        """Return how many ``unit`` are left; an update of this epoch takes ``window`` batches, by default its own."""
         epochs = self.max_epochs - epochs_done
         steps = max(self.max_steps - steps_done, 0)
         if unit == "epoch":
@@ -260,13 +257,10 @@ class Run:
 
 
 def _resumed_position(trainer: Any, batches: float) -> tuple[int, int, bool]:
-    """Return where a resumed run of ``batches`` an epoch goes on: the epoch, the batches it skips, if it is under way.
-
-    Between the restored state and the first batch ``FitLoop.reset`` and ``TrainingEpochLoop.reset`` move on: a
-    checkpoint from ``on_train_batch_end`` of an epoch's last batch counts that epoch, and skips as many batches of the
-    next one, or none if it has no more; one from the validation makes one batch more where the epoch has fewer now. An
-    epoch under way is entered without ``on_train_epoch_start``.
-    """
+    """Return where a run of ``batches`` an epoch resumes: the epoch, the batches it skips, whether it is under way."""
+    # between the restored state and the first batch FitLoop.reset and TrainingEpochLoop.reset move on: a checkpoint
+    # from on_train_batch_end of an epoch's last batch counts that epoch, and skips as many batches of the next one, or
+    # none if it has no more; one from the validation makes one batch more where the epoch has fewer now
     loop = trainer.fit_loop
     epochs, batch = loop.epoch_progress.current, loop.epoch_loop.batch_progress
     epoch, counted = int(epochs.processed), loop.restarted_mid_epoch  # whether FitLoop.reset has run
@@ -287,11 +281,7 @@ def replicas(trainer: Any) -> int:
 
 
 def counted(number: float, unit: Unit) -> str:
-    """Return a number with its unit in words.
-
-    >>> counted(1, "step"), counted(2000, "batch")
-    ('1 step', '2,000 batches')
-    """
+    """Return a number with its unit in words: ``2,000 batches``."""
     return f"{number:,} {unit if number == 1 else _PLURAL[unit]}"
 
 

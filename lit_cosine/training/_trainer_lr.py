@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from typing_extensions import override
 
 from lit_cosine._checks import check_choice, in_one_line
-from lit_cosine._compat import has_class, has_step_hooks
+from lit_cosine._compat import callbacks_of, has_class, has_step_hooks
 from lit_cosine.schedules import Constant, Duration, OneMinusSqrt, OnResize, Schedule, Unit
 from lit_cosine.training._changes import ENDLESS, Lengths, log_warning
 from lit_cosine.training._clock import SharedClock
@@ -24,7 +24,7 @@ from lit_cosine.training._run_length import Interval, Plan, Run, plan
 from lit_cosine.training._schedule_lr import ScheduleLR
 from lit_cosine.training._step_hooks import StepHooks
 
-__all__ = ["TrainerLR", "lr_scheduler_config", "may_be_endless"]
+__all__ = ["TrainerLR", "lr_scheduler_config", "may_be_endless", "schedulers_of"]
 
 
 def lr_scheduler_config(
@@ -250,29 +250,24 @@ class TrainerLR(ScheduleLR):
         self._heard |= not skipped_update(optimizer)
 
     def _was_skipped(self, run: Run) -> bool:
-        """Return whether the update that Lightning counts was none, because a GradScaler skipped it.
-
-        A step hook that has fired is an update, also where it fires twice, as for a subclass that calls
-        ``super().step()``. Without a GradScaler nothing can be skipped: a hook that has not fired never fires, as for a
-        wrapper that skips ``Optimizer.__init__`` (torch 2.13), and Lightning's count is the only one.
-        """
+        """Return whether the update that Lightning counts was none, because a GradScaler skipped it."""
+        # a hook that fires twice, as for a subclass that calls super().step(), is one update
         heard, self._heard = self._heard, False
         if self.unit != "step" or heard or self._hooks_fire is False:
             return False
         if getattr(run.trainer.precision_plugin, "scaler", None) is not None:
             return True
+        # torch 2.13: those of a wrapper that skips Optimizer.__init__ never fire
         self._hooks_fire = False
         log_warning("%s calls no step hooks: its updates are counted by the Trainer", type(self.optimizer).__name__)
         return False
 
     def _before_update(self, *_: Any) -> None:
         """Before the first update settle base LRs and the length: everything that can set them has run by then."""
-        if self._settled:
-            return
         run = self._run
-        configs = [] if run is None else [config.scheduler for config in run.trainer.lr_scheduler_configs]
-        mine = any(one is self for one in configs) or self._is_of_a_callback(run)
-        if run is None or not mine or self.unit not in ("step", "epoch"):
+        if self._settled or run is None or self.unit not in ("step", "epoch"):
+            return
+        if all(one is not self for one in schedulers_of(run.trainer)):
             return  # an LR finder trains with a scheduler of its own, and puts the run back after it
         self._settled = True
         if self.last_epoch == 0:  # an LR finder has set the peak, not the first LR
@@ -282,10 +277,6 @@ class TrainerLR(ScheduleLR):
             # loops that were restored have found their place by now: correct what was asked for at the resume
             done = run.done_now(self.unit)
             self._resize_to(self.last_epoch + 1 + Run(run.trainer).left(self.unit, *done), self.on_resize, quiet=True)
-
-    def _is_of_a_callback(self, run: Run | None) -> bool:
-        callbacks = () if run is None else run.trainer.callbacks
-        return any(one is self for callback in callbacks for one in getattr(callback, "schedulers", ()))
 
     def _catch_up(self, run: Run) -> bool:
         """Go to where the Trainer is, and return True, if that is not counted in calls of ``step()``."""
@@ -312,3 +303,12 @@ class TrainerLR(ScheduleLR):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_run": None, "_plans": [], "_clock_of_ranks": None}
+
+
+def schedulers_of(trainer: Any) -> list[TrainerLR]:
+    """Return the Trainer's schedulers that follow it, of both ways in."""
+    found = [config.scheduler for config in trainer.lr_scheduler_configs]
+    for callback in callbacks_of(trainer):
+        if has_class(callback, "LearningRateScheduler"):
+            found += callback.schedulers
+    return [one for one in found if isinstance(one, TrainerLR)]

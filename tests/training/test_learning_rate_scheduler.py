@@ -346,6 +346,15 @@ def test_hooks_are_gone_afterwards_and_the_module_is_its_own() -> None:
     assert not stopped.optimizers[0]._optimizer_step_post_hooks
 
 
+def test_a_callback_of_the_users_may_have_schedulers_of_its_own_kind() -> None:
+    class Own(Callback):
+        schedulers = None
+
+    model = Net()
+    fit(model, Own(), LearningRateScheduler(COSINE), max_epochs=1)
+    assert model.lrs == pytest.approx(curve(8), rel=1e-12)
+
+
 def test_a_second_fit_has_its_own_length(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
     model, callback = Net(), LearningRateScheduler(COSINE)
