@@ -39,40 +39,19 @@ _SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 80
 
 
 def shown(value: Any) -> str:
-    """Return the ``repr`` of ``value`` on one line, shortened to at most some 120 characters, for a message.
-
-    >>> shown([1, 2])
-    '[1, 2]'
-    >>> len(shown(list(range(100_000)))) < 130
-    True
-    """
+    """Return the ``repr`` of ``value`` on one line, shortened to at most 120 characters, for a message."""
     return in_one_line(_SHORT.repr(value), 120)
 
 
 def in_one_line(text: str, most: int) -> str:
-    """Return ``text`` on one line; what exceeds ``most`` characters is left out of its middle.
-
-    >>> in_one_line("a path   " + "x" * 100, 20)
-    'a path x ... xxxxxxx'
-    """
+    """Return ``text`` on one line; what exceeds ``most`` characters is left out of its middle."""
     text = " ".join(text.split())
     tail = (most - 5) // 2
     return text if len(text) <= most else f"{text[: most - 5 - tail]} ... {text[-tail:]}"
 
 
 def as_number(name: str, value: Any, *, least: float | None = None, above: float | None = None) -> float:
-    """Return ``value`` as a float; with a bound it must also be finite.
-
-    Args:
-        name: The argument that a message names.
-        value: Anything that converts to one float; text and booleans do not count.
-        least: Smallest allowed value.
-        above: The value must be greater than this.
-
-    Raises:
-        TypeError: If ``value`` is not one number.
-        ValueError: If it is out of range.
-    """
+    """Return ``value`` as a float; with a bound it must also be finite. Text and booleans are no numbers."""
     number = math.nan
     is_number = not isinstance(value, bool) and hasattr(value, "__float__")
     if is_number:
@@ -92,16 +71,7 @@ def as_number(name: str, value: Any, *, least: float | None = None, above: float
 
 
 def as_integer(name: str, value: Any, least: int, most: int | None = None) -> int:
-    """Return ``value`` as an int from ``least`` to ``most``, by default the largest of 64 bits.
-
-    Raises:
-        TypeError: If ``value`` is no integer; ``3.0`` is none either.
-        ValueError: If it is out of range.
-
-    >>> as_integer("seeds", 0, least=1)
-    Traceback (most recent call last):
-    ValueError: seeds must be an integer >= 1, got 0
-    """
+    """Return ``value`` as an int from ``least`` to ``most``, by default the largest of 64 bits; 3.0 is no integer."""
     rule = f"an integer >= {least}" if most is None else f"an integer from {least} to {most}"
     integer = None
     if not isinstance(value, bool) and hasattr(value, "__index__"):
@@ -116,23 +86,14 @@ def as_integer(name: str, value: Any, least: int, most: int | None = None) -> in
 
 
 def as_flag(name: str, value: Any) -> bool:
-    """Return ``value``, True or False, as a bool; numpy's booleans count.
-
-    Raises:
-        TypeError: If ``value`` is anything else.
-    """
+    """Return ``value``, True or False, as a bool; numpy's booleans count."""
     if not isinstance(value, bool) and type(value).__name__ not in ("bool_", "bool"):
         raise TypeError(f"{name} must be True or False, got {shown(value)}")
     return bool(value)
 
 
 def as_fraction(name: str, value: Any) -> float:
-    """Return ``value`` as a float in [0, 1).
-
-    Raises:
-        TypeError: If ``value`` is not a number.
-        ValueError: If it is out of range.
-    """
+    """Return ``value`` as a float in [0, 1)."""
     number = as_number(name, value)
     if not 0.0 <= number < 1.0:
         raise ValueError(f"{name} must be a fraction of the run in [0, 1), got {shown(value)}")
@@ -140,35 +101,20 @@ def as_fraction(name: str, value: Any) -> float:
 
 
 def check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
-    """Refuse a ``value`` that is not one of ``choices``.
-
-    >>> check_choice("mode", "least", ("min", "max"))
-    Traceback (most recent call last):
-    ValueError: mode must be one of min, max, got 'least'
-    """
-    if not isinstance(value, str):
-        raise TypeError(f"{name} must be one of {', '.join(choices)}, got {shown(value)}")
+    """Refuse a ``value`` that is not one of ``choices``."""
     if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {shown(value)}")
+        error = ValueError if isinstance(value, str) else TypeError
+        raise error(f"{name} must be one of {', '.join(choices)}, got {shown(value)}")
 
 
 def check_text(name: str, value: Any, *, optional: bool = False) -> None:
-    """Refuse a ``value`` that is no string, nor None where it is ``optional``.
-
-    >>> check_text("monitor", 3, optional=True)
-    Traceback (most recent call last):
-    TypeError: monitor must be text or None, got 3
-    """
+    """Refuse a ``value`` that is no string, nor None where it is ``optional``."""
     if not isinstance(value, str) and not (optional and value is None):
         raise TypeError(f"{name} must be text{' or None' * optional}, got {shown(value)}")
 
 
 def as_tuple(self: Any, field: str) -> tuple[Any, ...]:
-    """Return the field ``field`` of a dataclass as a tuple.
-
-    Raises:
-        TypeError: If the field is not a list or a tuple.
-    """
+    """Return the field ``field`` of a dataclass, a list or a tuple, as a tuple."""
     value = getattr(self, field)
     if not isinstance(value, Sequence) or isinstance(value, str):
         raise TypeError(f"{type(self).__name__}.{field} must be a tuple, got {shown(value)}")
@@ -183,12 +129,7 @@ def set_number(self: Any, *names: str, least: float | None = None, above: float 
 
 
 def set_milestones(self: Any) -> None:
-    """Store the field ``milestones`` of a frozen dataclass as a tuple of floats that rise inside (0, 1).
-
-    Raises:
-        TypeError: If the field is not a tuple of numbers.
-        ValueError: If the numbers do not rise inside (0, 1).
-    """
+    """Store the field ``milestones`` of a frozen dataclass as a tuple of floats that rise inside (0, 1)."""
     name, values = f"{type(self).__name__}.milestones", as_tuple(self, "milestones")
     milestones = tuple(as_number(f"{name}[{index}]", value) for index, value in enumerate(values))
     if not all(0.0 < milestone < 1.0 for milestone in milestones):
@@ -207,19 +148,7 @@ def check_power(name: str, base: float, exponent: int) -> None:
 
 
 def read_state(owner: str, state: Any, defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the known entries of a state dict, the default where one is missing; unknown entries are ignored.
-
-    Args:
-        owner: What the state belongs to, for the message.
-        state: The state dict.
-        defaults: Known entry -> its default.
-
-    Raises:
-        ValueError: If ``state`` is no dict or was written in another version of the format.
-
-    >>> read_state("EpochSampler", {"version": 2, "epoch": 3, "later": 1}, {"epoch": 0, "batches": 0})
-    {'epoch': 3, 'batches': 0}
-    """
+    """Return the known entries of the state of ``owner``, the default where one is missing; others are ignored."""
     if not isinstance(state, Mapping):
         raise ValueError(f"the state of {owner} must be a dict, got {shown(state)}")
     version = state.get("version", 1)

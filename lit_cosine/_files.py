@@ -58,13 +58,7 @@ def sync(path: Path) -> None:
 
 
 def new_file(path: Path) -> Path:
-    """Create an empty file at ``path``, or at the next numbered name where that is taken, and return its path.
-
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     [new_file(Path(folder, "curves.png")).name for _ in range(2)]
-    ['curves.png', 'curves-1.png']
-    """
+    """Create an empty file at ``path``, or at the next numbered name such as ``curves-1.png``, and return its path."""
     path.parent.mkdir(parents=True, exist_ok=True)
     for number in count():
         new = path.with_stem(f"{path.stem}-{number}") if number else path
@@ -84,8 +78,8 @@ def _umask() -> int:
 class WriterLock:
     """The right to write to a folder, held by one process at a time; the system releases it when the process ends.
 
-    It is a POSIX record lock on a small file. Forked processes, such as loader workers, do not inherit it, and it works
-    on NFS. Where the system has no such locks every process gets it.
+    A POSIX record lock is not inherited by forked processes, such as loader workers, and works on NFS. Where the system
+    has none every process gets it.
     """
 
     def __init__(self) -> None:

@@ -58,14 +58,7 @@ MOST_PIECES = 10_000
 
 
 def public_path(cls: type) -> str:
-    """Return the path that others import ``cls`` by: ``lit_cosine.NAME`` for a public class, else its own module's.
-
-    Files that outlive a run (checkpoints, configurations) hold this path, so that moving a module breaks none of them.
-
-    >>> from lit_cosine import Cosine
-    >>> public_path(Cosine), public_path(dict)
-    ('lit_cosine.Cosine', 'builtins.dict')
-    """
+    """Return the path that others import ``cls`` by, ``lit_cosine.NAME`` for a public class: files hold this one."""
     package = cls.__module__.partition(".")[0]
     if package == "lit_cosine" and cls.__qualname__ in import_module(package).__all__:
         return f"{package}.{cls.__qualname__}"
@@ -244,14 +237,11 @@ def set_depth(schedule: Schedule, inner: Sequence[Schedule]) -> None:
 
 
 def as_schedule(name: str, value: object, *, imports: bool = False) -> Schedule:
-    """Return ``value`` as a schedule, which it is or describes as plain data.
-
-    OmegaConf's containers are plain data too: Hydra passes them unless ``_convert_: all`` is given. With ``imports`` a
-    class path may import its module, see ``build_schedule``.
-    """
+    """Return ``value`` as a schedule, which it is or describes as plain data; ``imports`` as in ``build_schedule``."""
     if isinstance(value, Schedule):
         return value
-    omegaconf = sys.modules.get("omegaconf")  # a container of OmegaConf exists only where it has been imported
+    # Hydra passes containers of OmegaConf, which exist only where that has been imported
+    omegaconf = sys.modules.get("omegaconf")
     if omegaconf is not None and omegaconf.OmegaConf.is_config(value):
         value = omegaconf.OmegaConf.to_object(value)  # a mapping made from a dataclass becomes that dataclass again
     if isinstance(value, Mapping):

@@ -58,12 +58,10 @@ class Sequential(Schedule):
         return (0.0, *self.milestones, 1.0)
 
     def factor(self, progress: float) -> float:
-        """Return the factor of the schedule that applies at ``progress``, at its own progress."""
         index, local = _locate(self._bounds, progress)
         return self.schedules[index](local)
 
     def all_milestones(self) -> tuple[float, ...]:
-        """Return the milestones and those of the schedules between them, rising."""
         return _nested_milestones(self._bounds, self.schedules)
 
 
@@ -114,12 +112,10 @@ class Restarts(Schedule):
         return (0.0, *(end / ends[-1] for end in ends))
 
     def factor(self, progress: float) -> float:
-        """Return decay^i * schedule(progress within cycle i)."""
         index, local = _locate(self._bounds, progress)
         return float(self.decay**index * self.schedule(local))
 
     def all_milestones(self) -> tuple[float, ...]:
-        """Return where cycles begin and the milestones of the schedule inside each, rising."""
         return _nested_milestones(self._bounds, [self.schedule] * self.cycles)
 
 

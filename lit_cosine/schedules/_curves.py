@@ -43,7 +43,6 @@ class Constant(Schedule):
         set_number(self, "value", least=0.0)
 
     def factor(self, progress: float) -> float:
-        """Return ``value``."""
         return self.value
 
 
@@ -61,9 +60,8 @@ class _StartToEnd(Schedule):
     def _left(self, progress: float) -> float: ...
 
     def factor(self, progress: float) -> float:
-        """Return end + (start - end) * left, in the form that is exact at both ends."""
         left = self._left(progress)
-        return self.start * left + self.end * (1.0 - left)
+        return self.start * left + self.end * (1.0 - left)  # exact at both ends
 
 
 @final
@@ -163,7 +161,6 @@ class Exponential(Schedule):
         set_number(self, "start", "end", above=0.0)
 
     def factor(self, progress: float) -> float:
-        """Return start^(1 - progress) * end^progress."""
         return float(self.start ** (1.0 - progress) * self.end**progress)
 
 
@@ -191,11 +188,9 @@ class Step(Schedule):
         check_power("Step.gamma", self.gamma, len(self.milestones))
 
     def factor(self, progress: float) -> float:
-        """Return gamma^(number of milestones reached)."""
         return float(self.gamma ** bisect_right(self.milestones, progress + ROUNDING))
 
     def all_milestones(self) -> tuple[float, ...]:
-        """Return the milestones."""
         return self.milestones
 
 
@@ -240,5 +235,4 @@ class InverseSqrt(Schedule):
         set_number(self, "timescale", above=0.0)
 
     def factor(self, progress: float) -> float:
-        """Return 1 / sqrt(1 + progress / timescale)."""
         return 1.0 / math.sqrt(1.0 + progress / self.timescale)

@@ -35,20 +35,12 @@ _ELSEWHERE = {
 
 
 def names() -> tuple[str, ...]:
-    """Return the names of lit_cosine's schedules and presets.
-
-    >>> names()[:3]
-    ('Constant', 'Cosine', 'Exponential')
-    """
+    """Return the names of lit_cosine's schedules and presets."""
     return tuple(sorted(_own()))
 
 
 def arguments(name: str) -> tuple[str, ...]:
-    """Return the arguments of the schedule or preset ``name``.
-
-    >>> arguments("Cosine")
-    ('start', 'end', 'k')
-    """
+    """Return the arguments of the schedule or preset ``name``."""
     return tuple(inspect.signature(_maker(name)).parameters)
 
 
@@ -77,8 +69,6 @@ class _Reader:
     def __init__(self, imports: bool) -> None:
         self.imports = imports
         self.values = 0
-        # a part that appears many times is read once, by its id; the part is kept, so that no other gets this id
-        self.read: dict[int, tuple[Any, Schedule]] = {}
 
     def schedule(self, plain: Any, where: str, depth: int) -> Schedule:
         if isinstance(plain, Schedule):
@@ -87,8 +77,6 @@ class _Reader:
             raise _error(where, f"schedules nest at most {MOST_NESTED} deep")
         if isinstance(plain, str):
             plain = {"class_path": plain}
-        if id(plain) in self.read:
-            return self.read[id(plain)][1]
         if not isinstance(plain, Mapping):
             raise _error(where, f"a schedule is a name or has the keys class_path and init_args, got {shown(plain)}")
         check_keys(plain, ("class_path", "init_args"), where)
@@ -114,11 +102,9 @@ class _Reader:
             for key, value in init_args.items()
         }
         try:
-            schedule = maker(**values)
+            return maker(**values)
         except (TypeError, ValueError) as error:
             raise _error(where, error) from None
-        self.read[id(plain)] = plain, schedule
-        return schedule
 
     def _value(self, value: Any, annotation: str, where: str, depth: int) -> Any:
         """Return an argument of a schedule; ``annotation`` is the text of its type."""
@@ -148,21 +134,13 @@ def check_keys(mapping: Mapping[Any, Any], known: Iterable[str], where: str) -> 
 
 
 def unknown_argument(owner: str, name: str, known: tuple[str, ...]) -> str:
-    """Return what to say about an argument that ``owner`` does not have.
-
-    >>> unknown_argument("Cosine", "T_max", ("start", "end", "k"))
-    "Cosine has no argument 'T_max': the length comes from the run"
-    """
+    """Return what to say about an argument that ``owner`` does not have."""
     problem = f"{owner} has no argument {shown(name)}"
     return f"{problem}: {_ELSEWHERE[name]}" if name in _ELSEWHERE else with_hint(problem, name, known)
 
 
 def with_hint(problem: str, word: str, known: tuple[str, ...]) -> str:
-    """Return ``problem`` and the name that ``word`` was probably meant to be, or list all of them.
-
-    >>> with_hint("unknown key 'stepz'", "stepz", ("steps", "lr"))
-    "unknown key 'stepz'; did you mean steps?"
-    """
+    """Return ``problem`` and the name that ``word`` was probably meant to be, or list all of them."""
     by_lower = {name.lower(): name for name in known}
     near = difflib.get_close_matches(word[:100].lower(), by_lower, n=1, cutoff=0.5)
     return f"{problem}; did you mean {by_lower[near[0]]}?" if near else f"{problem}; known are {', '.join(known)}"

@@ -24,14 +24,6 @@ class PlannedFactor:
     With W warmup steps, warmup(k) = (k+1)/(W+1) at step k < W and 1 from step W on. The cooldown is
     cooldown_schedule(cooldown(k)) from the step on at which its clock starts, and 1 before.
 
-    Args:
-        schedule: The curve between warmup and cooldown.
-        clock: Maps a step to the progress of ``schedule``.
-        warmup_steps: Length of the warmup, >= 0.
-        cooldown: Maps a step to the progress of ``cooldown_schedule``, from the cooldown's first step on; None for a
-            run without a cooldown.
-        cooldown_schedule: The curve of the cooldown.
-
     >>> from lit_cosine.schedules import Constant, Linear
     >>> planned = PlannedFactor.of_run(Constant(), 8, warmup_steps=1, cooldown_steps=4, cooldown_schedule=Linear())
     >>> [planned(step) for step in range(9)]
@@ -55,12 +47,7 @@ class PlannedFactor:
     ) -> PlannedFactor:
         """Return the plan of a run of N = ``total_steps`` with W warmup and C cooldown steps, seen from its start.
 
-        The schedule is at progress (k-W)/(N-C-W) at step k and holds its end from step N-C on, where
-        ``cooldown_schedule`` begins: it is at progress (k-(N-C))/C.
-
-        Raises:
-            TypeError: If a length is no integer.
-            ValueError: If the lengths do not fit; see :func:`check_lengths`.
+        The schedule is at progress (k-W)/(N-C-W) at step k; from step N-C on the cooldown is at (k-(N-C))/C.
         """
         total, warmup, cooldown = check_lengths(total_steps, warmup_steps, cooldown_steps)
         last = Clock(total, total - cooldown) if cooldown else None
