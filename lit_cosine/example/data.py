@@ -135,8 +135,7 @@ class TabularDataModule(SafeLoading, LightningDataModule):  # type: ignore[misc]
         return self._loader("predict")
 
     def _loader(self, part: str, sampler: EpochSampler | None = None) -> DataLoader[Any]:
-        # by default, torch takes a seed for the loader from the global generator
-        generator = torch.Generator() if sampler is None else sampler.generator
+        generator = torch.Generator() if sampler is None else sampler.generator  # torch's default is the global one
         # _Rows fetches whole batches; collate_fn leaves them as they are
         return DataLoader(
             self._parts[part], batch_size=self.batch_size, sampler=sampler, generator=generator,
@@ -178,19 +177,14 @@ class SyntheticDataModule(TabularDataModule):
         flip_y: float = 0.01, class_sep: float = 1.0, hypercube: bool = True, shift: float | list[float] | None = 0.0,
         scale: float | list[float] | None = 1.0, shuffle: bool = True, random_state: int = 42, **loading: Any,
     ) -> None:  # fmt: skip
-        if isinstance(n_samples, int) and isinstance(n_features, int) and n_samples * n_features > _MOST_VALUES:
-            values = shown(n_samples * n_features)
-            raise ValueError(f"n_samples * n_features must be at most {_MOST_VALUES:,}, got {values}")
-        # scikit-learn fails on tuples, infinity and nested lists without naming the argument
-        weights = _as_numbers_or_none("weights", weights, 0, 1)
-        shift = _as_numbers_or_none("shift", shift, -1e30, 1e30)
-        scale = _as_numbers_or_none("scale", scale, 0, 1e30)
+        if isinstance(n_samples, int) and isinstance(n_features, int):
+            as_integer("n_samples * n_features", n_samples * n_features, least=0, most=_MOST_VALUES)
         try:
             dataset = datasets.make_classification(
                 n_samples, n_features, n_informative=n_informative, n_redundant=n_redundant, n_repeated=n_repeated,
-                n_classes=n_classes, n_clusters_per_class=n_clusters_per_class, weights=weights, flip_y=flip_y,
-                class_sep=class_sep, hypercube=hypercube, shift=shift, scale=scale, shuffle=shuffle,
-                random_state=random_state,
+                n_classes=n_classes, n_clusters_per_class=n_clusters_per_class, class_sep=class_sep, flip_y=flip_y,
+                weights=_listed("weights", weights, 0, 1), shift=_listed("shift", shift, -1e30, 1e30),
+                scale=_listed("scale", scale, 0, 1e30), hypercube=hypercube, shuffle=shuffle, random_state=random_state,
             )  # fmt: skip
         except (TypeError, ValueError) as error:
             # scikit-learn's InvalidParameterError is both; the message names the parameter, the rule and the value
@@ -205,8 +199,8 @@ class _Rows(TensorDataset):
         return tuple(tensor[indices] for tensor in self.tensors)
 
 
-def _as_numbers_or_none(name: str, value: Any, low: float, high: float) -> Any:
-    """Return None, a number or a list of numbers as it was given, a tuple or an array as a list."""
+def _listed(name: str, value: Any, low: float, high: float) -> Any:
+    """Return a tuple or an array as a list, else ``value``; refuse what scikit-learn refuses without its name."""
     value = [*value] if isinstance(value, tuple | np.ndarray) else value
     numbers = value if isinstance(value, list) else [0 if value is None else value]
     if not all(isinstance(number, int | float | np.number) and low <= number <= high for number in numbers):
@@ -223,9 +217,8 @@ def _as_features(features: Any) -> NDArray[Any]:
     x = _as_numbers("features", array, names)
     wrong = np.argwhere(~(np.abs(x) <= np.finfo(np.float32).max))  # nan fails the comparison too
     if len(wrong):
-        row, at = wrong[0]
-        column = shown(names[at])
-        raise ValueError(f"features must be finite as float32, got {x[row, at]} in row {row}, column {column}")
+        i, j = wrong[0]
+        raise ValueError(f"features must be finite as float32, got {x[i, j]} in row {i}, column {shown(names[j])}")
     return x
 
 

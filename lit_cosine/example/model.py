@@ -97,21 +97,22 @@ class LitClassifier(SafeLoading, LightningModule):
         # load_from_checkpoint passes the plain data that save_hyperparameters wrote below
         network = _network_from_plain(network) if isinstance(network, dict) else network
         schedule = Schedule.from_dict(schedule) if isinstance(schedule, dict) else schedule
-        if network is not None and not isinstance(network, nn.Module):
+        network = SimpleNN() if network is None else network
+        if not isinstance(network, nn.Module):
             raise TypeError(f"network must be a torch.nn.Module, got {shown(network)}")
         check_schedule("schedule", schedule)
         check_choice("interval", interval, ("epoch", "step"))
         check_on_resize(on_resize)
-        self.network = SimpleNN() if network is None else network
+        self.network, self.schedule = network, schedule
         self.lr = as_number("lr", lr, above=0.0)
-        self.schedule = schedule
-        self.interval: Interval = interval
-        self.warmup = Duration.parse(warmup, "warmup")
-        self.on_resize: OnResize = on_resize
-        self.cooldown = Duration.parse(cooldown, "cooldown")
+        self.interval, self.on_resize = interval, on_resize
+        self.warmup, self.cooldown = Duration.parse(warmup, "warmup"), Duration.parse(cooldown, "cooldown")
+        plain: dict[str, Any] = {"class_path": public_path(type(network))}
+        if type(network) is SimpleNN:  # of any other network the name alone is known
+            plain["init_args"] = network.sizes
         self.save_hyperparameters(
-            {"network": _network_to_plain(self.network), "lr": self.lr, "schedule": schedule.to_dict(),
-             "interval": interval, "warmup": str(self.warmup), "on_resize": on_resize, "cooldown": str(self.cooldown)}
+            {"network": plain, "lr": self.lr, "schedule": schedule.to_dict(), "interval": interval,
+             "warmup": str(self.warmup), "on_resize": on_resize, "cooldown": str(self.cooldown)}
         )  # fmt: skip
         # A self.log in every step takes longer than the step of a small network: means are logged once an epoch.
         self.train_means, self.val_means, self.test_means = _means("train"), _means("val"), _means("test")
@@ -222,12 +223,6 @@ def _means(part: str) -> MetricCollection:
     # "disable" logs a loss of nan as nan. It also ignores weights (torchmetrics 1.9), so values must come row by row.
     loss, accuracy = MeanMetric(nan_strategy="disable"), MeanMetric(nan_strategy="disable")
     return MetricCollection({"loss": loss, "accuracy": accuracy}, prefix=f"{part}/", compute_groups=False)
-
-
-def _network_to_plain(network: nn.Module) -> dict[str, Any]:
-    """Return a SimpleNN as plain data, in the form LightningCLI reads; of any other network its name only."""
-    plain: dict[str, Any] = {"class_path": public_path(type(network))}
-    return {**plain, "init_args": network.sizes} if type(network) is SimpleNN else plain
 
 
 def _network_from_plain(data: dict[str, Any]) -> SimpleNN:
