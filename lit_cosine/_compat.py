@@ -27,7 +27,7 @@ __all__ = [
     "gradient_scale", "has_class", "has_step_hooks", "is_fast_dev_run", "is_local", "is_operator", "last_written_lrs",
     "log_every_n_steps", "log_points_early", "logged_metrics", "logger_prefix", "mark_step_called", "milestones_of",
     "moved_to_device", "multiply_all", "operator_arguments", "operator_makes_view", "operator_mutates",
-    "optimizer_steps_begun", "own_attributes", "restart_iterators", "same_overload", "saves_shards", "silence_get_lr",
+    "optimizer_steps_begun", "own_attributes", "restart_iterators", "same_overload", "saves_shards",
     "skip_finished_epoch", "step_was_called", "tensor_version", "timer_seconds", "train_dataloader",
     "train_position", "tree_leaves", "uses_distributed_sampler", "validation_is_due",
 ]  # fmt: skip
@@ -45,8 +45,7 @@ def tree_leaves(tree: Any) -> list[Any]:
 def evaluating(module: nn.Module) -> Iterator[None]:
     """Hold ``module`` in evaluation mode and without gradients, then give each of its modules its own mode back.
 
-    ``module.train()`` instead would also switch modules to training that stay in evaluation mode while the rest trains.
-    Sets ``Module.training``, which torch documents as something to read.
+    ``module.train()`` would also switch modules to training that are frozen. Sets ``Module.training``.
     """
     modes = [(part, part.training) for part in module.modules()]
     try:
@@ -106,14 +105,6 @@ def milestones_of(scheduler: Any) -> list[int] | None:
 def closed_form_lrs(scheduler: Any) -> Callable[[], Sequence[Any]] | None:
     """Return what computes the LRs at ``scheduler.last_epoch``. Reads ``_get_closed_form_lr``; None without it."""
     return getattr(scheduler, "_get_closed_form_lr", None)
-
-
-def silence_get_lr(scheduler: Any) -> None:
-    """Keep ``scheduler.get_lr()`` from warning outside ``step()``. Sets ``_get_lr_called_within_step``.
-
-    Newer torch has ``_is_initial`` beside it; without either, ``get_lr`` warns.
-    """
-    scheduler._get_lr_called_within_step = True
 
 
 # The stacked engine of comparisons walks a traced graph, whose operators have no documented description.
@@ -178,7 +169,7 @@ def attached_datamodule(trainer: Any) -> Any:
     DataModule of an earlier call.
     """
     selector = getattr(getattr(trainer, "_data_connector", None), "_datahook_selector", None)
-    return getattr(selector, "datamodule", None) if selector is not None else getattr(trainer, "datamodule", None)
+    return getattr(selector or trainer, "datamodule", None)
 
 
 def has_class(thing: Any, name: str) -> bool:
@@ -186,9 +177,9 @@ def has_class(thing: Any, name: str) -> bool:
     return any(cls.__name__ == name for cls in type(thing).__mro__)
 
 
-def callbacks_of(trainer: Any) -> list[Any]:
-    """Return the Trainer's callbacks. Reads ``callbacks``, set by a connector of Lightning and declared nowhere."""
-    return list(trainer.callbacks)
+def callbacks_of(trainer: Any, *classes: str) -> list[Any]:
+    """Return the Trainer's callbacks, or those of one of ``classes``. Reads ``callbacks``, which is not declared."""
+    return [one for one in trainer.callbacks if not classes or any(has_class(one, name) for name in classes)]
 
 
 _OF_THE_RUN = ("log", "log_dict")  # the module's methods, which lightning 2.6.6 sets on every callback of a run
@@ -325,8 +316,8 @@ def saves_shards(strategy: Any) -> bool:
 
     Reads ``ModelParallelStrategy._save_distributed_checkpoint`` and ``FSDPStrategy._state_dict_type``; False without.
     """
-    whole = not getattr(strategy, "_save_distributed_checkpoint", False)
-    return not whole or getattr(strategy, "_state_dict_type", "full") == "sharded"
+    sharded = bool(getattr(strategy, "_save_distributed_checkpoint", False))
+    return sharded or getattr(strategy, "_state_dict_type", "full") == "sharded"
 
 
 def skip_finished_epoch(trainer: Any) -> None:

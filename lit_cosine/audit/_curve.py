@@ -13,9 +13,8 @@ from typing import Any, Literal
 import numpy as np
 from torch.optim import lr_scheduler as torch_schedulers
 
-from lit_cosine._compat import child_schedulers
 from lit_cosine.audit._finding import Severity
-from lit_cosine.audit._horizon import horizon, is_known
+from lit_cosine.audit._horizon import horizon, is_known, parts_of
 from lit_cosine.audit._playback import Stepping, Trace, play
 from lit_cosine.audit._situation import Scheduled, Situation
 
@@ -29,14 +28,14 @@ _FAR = 30_000
 class Curve:
     """A scheduler's curve in this run, in which it makes ``made`` steps."""
 
-    def __init__(self, scheduled: Scheduled, stepping: Stepping, made: int, situation: Situation) -> None:
-        self.scheduled, self.stepping, self.made, self.situation = scheduled, stepping, made, situation
+    def __init__(self, scheduled: Scheduled, stepping: Stepping, situation: Situation) -> None:
+        self.scheduled, self.stepping, self.situation = scheduled, stepping, situation
         self.scheduler, self.name, self.trace = scheduled.scheduler, scheduled.name, situation.trace
+        self.made = int(np.count_nonzero(stepping.steps[: self.trace.updates]))
         self.before = int(getattr(self.scheduler, "last_epoch", 0) or 0)
-        self.reached = self.before + made
+        self.reached = self.before + self.made
         self.total = situation.done + self.trace.updates
-        self.first = self.trace.lr(0)[0]
-        self.last = self.trace.lr(max(self.trace.updates - 1, 0))[0]
+        self.first, self.last = self.trace.first[0], self.trace.last[0]
 
     @cached_property
     def length(self) -> float | None:
@@ -78,8 +77,7 @@ class Curve:
     @cached_property
     def bases(self) -> Any:
         """The base LR of every group."""
-        parts = [self.scheduler, *child_schedulers(self.scheduler)]
-        bases = next((part.base_lrs for part in parts if hasattr(part, "base_lrs")), None)
+        bases = next((part.base_lrs for part in parts_of(self.scheduler) if hasattr(part, "base_lrs")), None)
         groups = self.situation.optimizer.param_groups
         if bases is None or len(bases) != len(groups):
             bases = [group.get("initial_lr", group["lr"]) for group in groups]

@@ -41,33 +41,21 @@ class Finding:
 
 @dataclass(frozen=True)
 class Reader:
-    """Who will read a finding, and so which fix they can follow.
+    """Who will read a finding, and so which fix they can follow."""
 
-    Args:
-        kind: ``"code"`` where ``configure_optimizers`` is theirs, ``"library"`` where it is installed, ``"command"``
-            at lit-cosine's command line.
-        module: The module's class.
-        yaml: Whether a LightningCLI made the Trainer, so that callbacks may be listed in a YAML file.
-        replaces: Whether a LearningRateScheduler would have to replace a scheduler.
-    """
-
-    kind: Literal["code", "library", "command"] = "code"
-    module: str = ""
-    yaml: bool = False
-    replaces: bool = False
+    kind: Literal["code", "library", "command"] = "code"  # where configure_optimizers is: their code, installed, ours
+    module: str = ""  # the module's class
+    yaml: bool = False  # whether a LightningCLI made the Trainer, so that callbacks may be listed in a YAML file
+    replaces: bool = False  # whether a LearningRateScheduler would have to replace a scheduler
 
     def fix(self, code: str, command: str = "") -> str:
-        """Return the fix that this reader can follow."""
-        if self.kind == "command" and command:
-            return command
-        if self.kind == "library":
-            return f"{self.callback()}; configure_optimizers of {self.module} stays as it is"
-        return code
-
-    def callback(self) -> str:
-        """Return how to add a LearningRateScheduler."""
+        """Return the fix that this reader can follow: in ``code``, at lit-cosine's ``command`` line, or a callback."""
+        if self.kind != "library":
+            return command if command and self.kind == "command" else code
         if self.yaml:
             arguments = ", init_args: {replace: true}" if self.replaces else ""
-            return f"add {{class_path: lit_cosine.LearningRateScheduler{arguments}}} to trainer.callbacks"
-        arguments = "Cosine(), replace=True" if self.replaces else "Cosine()"
-        return f"add LearningRateScheduler({arguments}) to the Trainer's callbacks"
+            add = f"add {{class_path: lit_cosine.LearningRateScheduler{arguments}}} to trainer.callbacks"
+        else:
+            arguments = "Cosine(), replace=True" if self.replaces else "Cosine()"
+            add = f"add LearningRateScheduler({arguments}) to the Trainer's callbacks"
+        return f"{add}; configure_optimizers of {self.module} stays as it is"

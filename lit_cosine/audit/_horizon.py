@@ -15,7 +15,7 @@ from torch.optim import lr_scheduler as torch_schedulers
 from lit_cosine._compat import child_schedulers, milestones_of
 from lit_cosine.training import ScheduleLR
 
-__all__ = ["horizon", "is_known", "is_length"]
+__all__ = ["horizon", "is_known", "is_length", "parts_of"]
 
 _KNOWN = {
     torch_schedulers.CosineAnnealingLR: "T_max",
@@ -57,6 +57,11 @@ def horizon(scheduler: Any, state: Any = None) -> float | None:
         return None if not lengths or lengths[-1] is None else milestones[-1] + lengths[-1]
     length = next((held.get(name) for kind, name in _KNOWN.items() if isinstance(scheduler, kind)), None)
     return float(length) if isinstance(length, (int, float)) else None
+
+
+def parts_of(scheduler: Any) -> list[Any]:
+    """Return the scheduler, and those it is composed of."""
+    return [scheduler, *(part for child in child_schedulers(scheduler) for part in parts_of(child))]
 
 
 def is_known(scheduler: Any) -> bool:

@@ -41,7 +41,7 @@ def _endless(scheduled: Scheduled, length: float, situation: Situation) -> Findi
     return Finding(
         "endless-horizon",
         f"{scheduled.name} was given a horizon of {length:g}, which is no length: in {trace.updates:,} updates the LR "
-        f"goes from {trace.lr(0)[0]:.4g} to {trace.lr(max(trace.updates - 1, 0))[0]:.4g}",
+        f"goes from {trace.first[0]:.4g} to {trace.last[0]:.4g}",
         situation.reader.fix(
             "trainer.estimated_stepping_batches is -1 for a loader without a length and inf for a run without an end: "
             "give the Trainer max_steps, and use lit_cosine.total_steps(trainer), which raises instead"
@@ -56,8 +56,7 @@ def _old_horizon(scheduled: Scheduled, length: float | None, situation: Situatio
         "old-horizon",
         f"configure_optimizers asked for a {scheduled.name} over {scheduled.built:g} steps, but {still} the "
         f"{scheduled.restored:g} of the checkpoint: over the {trace.updates:,} updates left the LR goes from "
-        f"{trace.lr(0)[0]:.4g} to {trace.lr(max(trace.updates - 1, 0))[0]:.4g} and is {np.nanmax(trace.used):.4g} at "
-        "its highest",
+        f"{trace.first[0]:.4g} to {trace.last[0]:.4g} and is {trace.peaks.max():.4g} at its highest",
         situation.reader.fix(
             'use lr_scheduler_config or LearningRateScheduler, whose on_resize="continue" leads to the new end'
         ),
@@ -213,8 +212,8 @@ def _climbs(curve: Curve) -> Iterator[Finding]:
     if ends >= trace.updates:
         return
     after = trace.used[np.searchsorted(trace.at, ends, side="right") - 1 :]
-    peaks, highest = np.nanmax(trace.used, axis=0), np.nanmax(after, axis=0)
-    climbing = np.flatnonzero(highest - after[0] > 0.01 * peaks)
+    highest = np.fmax.reduce(after, axis=0)
+    climbing = np.flatnonzero(highest - after[0] > 0.01 * trace.peaks)
     if len(climbing):
         low, high = float(after[0, climbing[0]]), float(highest[climbing[0]])
         yield Finding(

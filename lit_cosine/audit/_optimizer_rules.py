@@ -6,7 +6,6 @@ Convention: every rule in ``RULES`` takes a :class:`Situation`.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 from lightning.pytorch import Trainer
@@ -15,12 +14,11 @@ from torch.optim import lr_scheduler as torch_schedulers
 from lit_cosine._compat import (
     batches_that_stepped,
     callbacks_of,
-    child_schedulers,
-    has_class,
     last_written_lrs,
     log_every_n_steps,
 )
 from lit_cosine.audit._finding import Finding
+from lit_cosine.audit._horizon import parts_of
 from lit_cosine.audit._playback import Stepping, Trace, play
 from lit_cosine.audit._situation import Scheduled, Situation
 from lit_cosine.training import ScheduleLR
@@ -77,7 +75,7 @@ def _lost(scheduled: Scheduled, stepping: Stepping, situation: Situation) -> Ite
     who, value, lasts = "other code", now[0], None
     if situation.found is not None:
         who, value = "the LR finder", situation.found
-    if not np.allclose(now, written, rtol=1e-9, atol=0.0):
+    if not np.allclose(now, written, rtol=1e-9, atol=0.0, equal_nan=True):
         # is it the run that it would be if the LR had not been set?
         shared, joins = situation.shared, situation.joins
         other = play(situation.optimizer, [stepping], trace.updates, shared=shared, joins=joins, start=written)
@@ -86,10 +84,10 @@ def _lost(scheduled: Scheduled, stepping: Stepping, situation: Situation) -> Ite
         same = np.isclose(trace.at_updates(at), other.at_updates(at), rtol=1e-6, atol=0.0, equal_nan=True).all(axis=1)
         if same.any() and trace.updates > 1:
             lasts = f"lasts for {at[same.argmax()]:,} of {trace.updates:,} updates"
-    elif situation.found is not None and not np.isclose(np.nanmax(trace.used), situation.found, rtol=1e-6):
+    elif situation.found is not None and not np.isclose(np.fmax.reduce(trace.peaks), situation.found, rtol=1e-6):
         lasts = "is lost"
     if lasts is not None:
-        base = float(_parts(scheduled.scheduler)[-1].base_lrs[0])
+        base = float(parts_of(scheduled.scheduler)[-1].base_lrs[0])
         yield Finding(
             "lr-conflict",
             f"{who} has set the LR of {situation.label} to {value:.4g}, which {lasts}: {scheduled.name} has a base LR "
@@ -102,7 +100,7 @@ def _lost(scheduled: Scheduled, stepping: Stepping, situation: Situation) -> Ite
 
 def _floors(situation: Situation) -> Iterator[Finding]:
     """Yield groups whose LR rises to a floor that is absolute."""
-    for scheduler in (part for one in situation.scheduled for part in _parts(one.scheduler)):
+    for scheduler in (part for one in situation.scheduled for part in parts_of(one.scheduler)):
         floor = next((getattr(scheduler, name) for name in _FLOORS if hasattr(scheduler, name)), None)
         if not isinstance(floor, (int, float)) or isinstance(scheduler, ScheduleLR):
             continue
@@ -124,14 +122,14 @@ def _not_covered(situation: Situation) -> Iterator[Finding]:
         yield Finding(
             "group-not-covered",
             f"{situation.label} ({', '.join(names)}) has no scheduler, though another optimizer has: its LR stays "
-            f"{trace.lr(0)[0]:.4g}",
+            f"{trace.first[0]:.4g}",
             situation.reader.fix(
                 "return a scheduler for it too, or use LearningRateScheduler, which schedules every optimizer"
             ),
             "hint",
         )
     for scheduled in situation.scheduled:
-        parts = _parts(scheduled.scheduler)
+        parts = parts_of(scheduled.scheduler)
         built = min((len(part.base_lrs) for part in parts if hasattr(part, "base_lrs")), default=0)
         groups = len(situation.optimizer.param_groups) + len(situation.joins)
         if not 0 < built < groups or isinstance(scheduled.scheduler, ScheduleLR) or scheduled.stepping is None:
@@ -182,15 +180,12 @@ def never_stepped(situation: Situation, batches: int) -> list[Finding]:
 
 def logging_findings(trainer: Trainer, situation: Situation) -> list[Finding]:
     """Return a finding if LearningRateMonitor will write no point."""
-    callbacks = callbacks_of(trainer)
-    if not trainer.loggers or any(has_class(callback, "LearningRateLogger") for callback in callbacks):
+    if not trainer.loggers or callbacks_of(trainer, "LearningRateLogger"):
         return []
     stepped = batches_that_stepped(trainer)
     every, updates = log_every_n_steps(trainer), situation.trace.updates
     in_steps = 0 if not every else (stepped + updates) // every - stepped // every
-    for callback in callbacks:
-        if not has_class(callback, "LearningRateMonitor"):
-            continue
+    for callback in callbacks_of(trainer, "LearningRateMonitor"):
         interval, configs = callback.logging_interval, trainer.lr_scheduler_configs
         # without an interval of its own it logs a scheduler at the scheduler's interval, other optimizers at both
         only_steps = interval == "step" or (
@@ -210,12 +205,6 @@ def logging_findings(trainer: Trainer, situation: Situation) -> list[Finding]:
                 )
             ]
     return []
-
-
-def _parts(scheduler: Any) -> list[Any]:
-    """Return the scheduler, and those it is composed of."""
-    inside = [part for child in child_schedulers(scheduler) for part in _parts(child)]
-    return [scheduler, *inside]
 
 
 def _moves(trace: Trace, groups: range) -> bool:

@@ -13,9 +13,9 @@ import numpy as np
 from lit_cosine.audit._situation import Situation
 from lit_cosine.monitors import Points
 
-__all__ = ["PlannedLR", "plan_line", "planned_curves", "planned_lrs", "planned_points"]
+__all__ = ["POINTS", "PlannedLR", "plan_line", "planned_lrs", "planned_points"]
 
-_POINTS = 2000
+POINTS = 2000
 """Points of a planned curve: more than a screen is wide."""
 
 
@@ -46,19 +46,9 @@ def planned_lrs(situation: Situation) -> list[PlannedLR]:
     """Return the planned LR of every param group of one optimizer."""
     trace = situation.trace
     depends = ", ".join(one.depends for one in situation.scheduled if one.depends)
-    first, last, after = trace.lr(0), trace.lr(max(trace.updates - 1, 0)), trace.lr(trace.updates)
-    return [
-        PlannedLR(
-            name,
-            first[group],
-            float(np.nanmax(trace.used[:, group])),
-            last[group],
-            after[group],
-            trace.changes(group),
-            depends,
-        )
-        for group, name in enumerate(situation.names)
-    ]
+    # a group that joins later has no name yet
+    columns = zip(situation.names, trace.first, trace.peaks.tolist(), trace.last, trace.lr(trace.updates), strict=False)
+    return [PlannedLR(*column, trace.changes(group), depends) for group, column in enumerate(columns)]
 
 
 def plan_line(situations: Sequence[Situation]) -> str:
@@ -82,9 +72,8 @@ def _of_groups(situation: Situation) -> str:
     if planned[0].depends:
         return f"{planned[0].name} {planned[0].first:.4g}, then depends on {planned[0].depends}{of}"
     if len(planned) > 4:
-        phrases = [
-            f"{planned[0].name} to {planned[-1].name} peak {_span(planned, 'peak')}, last {_span(planned, 'last')}"
-        ]
+        first, last = planned[0].name, planned[-1].name
+        phrases = [f"{first} to {last} peak {_span(planned, 'peak')}, last {_span(planned, 'last')}"]
     else:
         phrases = [
             f"{one.name} {one.first:.4g} -> {one.last:.4g}, peak {one.peak:.4g}, after the end {one.after:.4g}, "
@@ -99,23 +88,13 @@ def _span(planned: list[PlannedLR], field: str) -> str:
     return f"{min(values):.4g} to {max(values):.4g}"
 
 
-def planned_points(situation: Situation) -> dict[str, tuple[list[int], list[float]]]:
+def planned_points(situation: Situation) -> dict[str, Points]:
     """Return the planned LR of every param group on the run's own steps, as no more points than a screen is wide."""
-    points = {}
-    for name, (steps, lrs) in planned_curves(situation):
-        every = -(-len(steps) // _POINTS)
-        kept = [*range(0, len(steps), every), len(steps) - 1]
-        of_group = {
-            situation.done + int(steps[i]): lrs[i] for i in kept if lrs[i] == lrs[i]
-        }  # nan before it has joined
-        points[name] = list(of_group), list(of_group.values())
-    return points
-
-
-def planned_curves(situation: Situation) -> list[tuple[str, Points]]:
-    """Return the planned LR of every param group as (name, points)."""
     trace = situation.trace
     # an LR applies up to the next change: two points each, so that a line through them is a staircase
-    at, ends = trace.at, np.append(trace.at[1:], trace.updates)
-    steps: list[float] = np.stack([at, np.maximum(at, ends - 1)], axis=1).ravel().astype(float).tolist()
-    return [(name, (steps, np.repeat(trace.lrs[:, group], 2).tolist())) for group, name in enumerate(situation.names)]
+    ends = np.append(trace.at[1:], max(trace.updates, trace.at[-1] + 1)) - 1
+    steps = np.union1d(trace.at, ends)
+    every = -(-len(steps) // POINTS)
+    kept = np.append(steps[:-1:every], steps[-1])
+    lrs, steps = trace.at_updates(kept), situation.done + kept
+    return {name: (steps.tolist(), lrs[:, group].tolist()) for group, name in enumerate(situation.names)}

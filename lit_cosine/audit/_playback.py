@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import chain
 from types import CellType, FunctionType
 from typing import Any
 
@@ -40,25 +41,17 @@ _EDGE, _GRID, _CHECKED = 2_000, 20_000, 1_000
 class Timeline:
     """The epoch and the batch of every update that a Trainer will make.
 
-    Args:
-        batches: Batches of an epoch, >= 1.
-        epochs: Epochs left, the present one included, >= 1.
-        accumulate: Batches of an update, by epoch.
-        first_epoch: The epoch in which it begins, counted from 0.
-        first_batch: The batch of that epoch at which it begins.
-        max_updates: The number of updates after which it ends, if it does not end sooner.
-
     >>> timeline = Timeline(batches=5, epochs=2, accumulate=lambda epoch: 2)
     >>> timeline.batch.tolist(), timeline.ends_epoch.tolist()
     ([1, 3, 4, 1, 3, 4], [False, False, True, False, False, True])
     """
 
-    batches: int
-    epochs: int
-    accumulate: Callable[[int], int] = lambda epoch: 1
-    first_epoch: int = 0
-    first_batch: int = 0
-    max_updates: int | None = None
+    batches: int  # of an epoch, >= 1
+    epochs: int  # left, the present one included, >= 1
+    accumulate: Callable[[int], int] = lambda epoch: 1  # batches of an update, by epoch
+    first_epoch: int = 0  # where it begins, counted from 0
+    first_batch: int = 0  # of that epoch
+    max_updates: int | None = None  # after which it ends, if it does not end sooner
     epoch: NDArray[np.int64] = field(init=False, repr=False, compare=False)
     batch: NDArray[np.int64] = field(init=False, repr=False, compare=False)
     ends_epoch: NDArray[np.bool_] = field(init=False, repr=False, compare=False)
@@ -101,14 +94,11 @@ class Timeline:
 
 @dataclass
 class Stepping:
-    """A scheduler and when it is stepped.
-
-    ``joins`` says whether its ``join()`` is called for a param group that joins, before the group's first update.
-    """
+    """A scheduler and when it is stepped."""
 
     scheduler: Any
     steps: NDArray[np.bool_]
-    joins: bool = False
+    joins: bool = False  # whether its join() is called for a param group that joins, before the group's first update
 
 
 @dataclass(frozen=True)
@@ -124,21 +114,31 @@ class Join:
 class Trace:
     """The LRs of one optimizer's groups over the run.
 
-    ``lrs[i]`` applies from update ``at[i]`` on; in a sampled trace it is the LR of update ``at[i]`` alone. A group that
-    joins later has nan before. The last row may be at update ``updates``, after the end. ``updates`` is less than the
-    run's where playing all of it would take too long.
-
-    ``stepped[i]`` counts the steps of scheduler i; ``error`` is the update and the exception that ended the play.
-    ``begins`` are the updates at which groups have joined, in the order of the groups.
+    ``lrs[i]`` applies from update ``at[i]`` on; in a sampled trace it is the LR of update ``at[i]`` alone. The last row
+    may be at update ``updates``, after the end.
     """
 
-    updates: int
+    updates: int  # less than the run's where playing all of it would take too long
     at: NDArray[np.int64]
-    lrs: NDArray[np.float64]
-    stepped: list[int]
+    lrs: NDArray[np.float64]  # nan before a group joins
+    present: NDArray[np.bool_]  # for every row and group, whether it has joined
     sampled: bool = False
-    error: tuple[int, Exception] | None = None
-    begins: Sequence[int] = ()
+    error: tuple[int, Exception] | None = None  # the update and the exception that ended the play
+
+    @property
+    def first(self) -> list[float]:
+        """The LR of every group at the first update."""
+        return self.lr(0)
+
+    @property
+    def last(self) -> list[float]:
+        """The LR of every group at the last update."""
+        return self.lr(max(self.updates - 1, 0))
+
+    @property
+    def peaks(self) -> NDArray[np.float64]:
+        """The highest LR of every group that an update uses."""
+        return np.asarray(np.fmax.reduce(self.used, axis=0))  # ignores nan
 
     def lr(self, update: int) -> list[float]:
         """Return the LR of every group at ``update``; ``updates`` is after the end."""
@@ -163,16 +163,13 @@ class Trace:
         lrs = self.used[:, group]
         return int(np.count_nonzero(np.diff(lrs[~np.isnan(lrs)])))
 
-    @property
-    def present(self) -> NDArray[np.bool_]:
-        """Whether a group has joined, for every row and group."""
-        begins = np.array([*[0] * (self.lrs.shape[1] - len(self.begins)), *self.begins])
-        return self.at[:, None] >= begins[None, :]
-
     def updates_below(self, bound: float | NDArray[np.float64], *, tail: bool = False) -> int:
-        """Return the number of consecutive updates from the start, or up to the end, with an LR up to ``bound``."""
+        """Return the number of consecutive updates from the start, or up to the end, with an LR up to ``bound``.
+
+        It is one for each of the first groups; for the others it is 0.
+        """
         bounds = np.zeros(self.lrs.shape[1])
-        bounds[: np.size(bound) if np.ndim(bound) else None] = bound
+        bounds[: np.size(bound)] = bound
         low = np.all((self.used <= bounds) | np.isnan(self.used), axis=1)
         starts = self.at[self.at < self.updates]
         others = np.flatnonzero(~low)
@@ -218,23 +215,19 @@ def _play(
     events: NDArray[np.int64],
     joins: Sequence[Join],
 ) -> Trace:
-    at, rows, stepped = [0], [_lrs(stand_in)], [0] * len(played)
+    at, rows = [0], [_lrs(stand_in)]
     error: tuple[int, Exception] | None = None
     # after which events each scheduler steps
-    moves = [
-        (index, scheduler, stepping.steps[:updates][events].tolist())
-        for index, (stepping, scheduler) in enumerate(played)
-    ]
+    moves = [(scheduler, stepping.steps[:updates][events].tolist()) for stepping, scheduler in played]
     joining = {join.update - 1: join for join in joins}
     if -1 in joining:
         _join(stand_in, joining[-1], played)
         rows[0] = _lrs(stand_in)
     for event, update in enumerate(events[:MOST].tolist()):
         try:
-            for index, scheduler, steps in moves:
+            for scheduler, steps in moves:
                 if steps[event]:
                     scheduler.step()
-                    stepped[index] += 1
         except Exception as caught:  # it will end the training too, and is reported
             error = (update, caught)
             break
@@ -244,11 +237,12 @@ def _play(
         if row != rows[-1]:
             at.append(update + 1)
             rows.append(row)
-    width = max(map(len, rows))
-    padded = np.array([(*row, *[math.nan] * (width - len(row))) for row in rows])
+    groups = np.array([len(row) for row in rows])
+    present = np.arange(groups.max()) < groups[:, None]
+    lrs = np.full(present.shape, math.nan)
+    lrs[present] = np.fromiter(chain.from_iterable(rows), dtype=np.float64)
     reached = int(events[MOST]) if len(events) > MOST else updates
-    begins = [max(0, join.update) for join in joins][: width - len(rows[0])]
-    return Trace(reached, np.array(at), padded, stepped, error=error, begins=begins)
+    return Trace(reached, np.array(at), lrs, present, error=error)
 
 
 def _sample(optimizer: Optimizer, stepping: Stepping, updates: int, shared: Iterable[Any]) -> Trace | None:
@@ -266,7 +260,8 @@ def _sample(optimizer: Optimizer, stepping: Stepping, updates: int, shared: Iter
     grid = np.arange(0, updates, max(1, updates // _GRID))
     at = np.unique(np.concatenate([np.arange(_EDGE), grid, np.arange(updates - _EDGE, updates + 1)]))
     rows = [_lrs(stand_in) if steps == 0 else tuple(lr_after(steps)) for steps in steps_before[at].tolist()]
-    return Trace(updates, at, np.array(rows, dtype=np.float64), [int(steps_before[-1])], sampled=True)
+    lrs = np.array(rows, dtype=np.float64)
+    return Trace(updates, at, lrs, np.ones(lrs.shape, dtype=bool), sampled=True)
 
 
 def _events(steppings: Sequence[Stepping], updates: int, joins: Sequence[Join]) -> NDArray[np.int64]:

@@ -21,21 +21,16 @@ def findings_of(situation: Situation) -> list[Finding]:
     found = [finding for rule in _optimizer_rules.RULES for finding in rule(situation)]
     if any(finding.code == "group-not-covered" and finding.severity == "error" for finding in found):
         return found
-    played = 0
-    for scheduled in situation.scheduled:
-        made = situation.trace.stepped[played] if scheduled.stepping is not None else 0
-        played += scheduled.stepping is not None
-        found += _of_scheduler(scheduled, made, situation)
-    return found
+    return found + [finding for one in situation.scheduled for finding in _of_scheduler(one, situation)]
 
 
-def _of_scheduler(scheduled: Scheduled, made: int, situation: Situation) -> list[Finding]:
-    """Return what is wrong with one scheduler, which makes so many steps."""
+def _of_scheduler(scheduled: Scheduled, situation: Situation) -> list[Finding]:
+    """Return what is wrong with one scheduler."""
     if found := _length_rules.horizon_findings(scheduled, situation):
         return found
     if scheduled.stepping is None or any(one.depends for one in situation.scheduled):
         return []  # its LR is not known
-    curve, first = Curve(scheduled, scheduled.stepping, made, situation), None
+    curve, first = Curve(scheduled, scheduled.stepping, situation), None
     for finding in _of_curve(curve):
         first = finding if first is None or finding.severity == "error" else first
         if first.severity == "error":

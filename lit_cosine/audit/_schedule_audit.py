@@ -6,13 +6,12 @@ scheduler, module nor random numbers, so the audited run is the same as without 
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from html import escape
 from typing import Any, Literal, get_args
 
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_only, rank_zero_warn
 from typing_extensions import override
 
 from lit_cosine._checks import check_choice
@@ -21,7 +20,7 @@ from lit_cosine.audit._finding import Finding
 from lit_cosine.audit._followup import Followup
 from lit_cosine.audit._horizon import horizon
 from lit_cosine.audit._optimizer_rules import logging_findings, never_stepped
-from lit_cosine.audit._plan import PlannedLR, plan_line, planned_curves, planned_lrs, planned_points
+from lit_cosine.audit._plan import PlannedLR, plan_line, planned_lrs, planned_points
 from lit_cosine.audit._rules import findings_of
 from lit_cosine.audit._situation import Situation, situations
 from lit_cosine.monitors import Listener, Points, pixels, schedule_curves, watching
@@ -82,21 +81,16 @@ class ScheduleAudit(Listener):
         self._manual_checked = False
 
     def __repr__(self) -> str:
-        found = [
-            f"findings={len(self.findings)}",
-            *(f"{one.name} {one.first:.4g} -> {one.last:.4g}" for one in self.plan),
-        ]
-        return f"ScheduleAudit({', '.join([repr(self.on_problem), *(found if self.plan else [])])})"
+        parts = [repr(self.on_problem)]
+        if self.plan:
+            parts.append(f"findings={len(self.findings)}")
+        parts += [f"{one.name} {one.first:.4g} -> {one.last:.4g}" for one in self.plan]
+        return f"ScheduleAudit({', '.join(parts)})"
 
     def _repr_html_(self) -> str:
         """Return the plan and the findings as the tables that Jupyter shows."""
         plan = [
-            (
-                one.name,
-                *(f"{lr:.4g}" for lr in (one.first, one.peak, one.last, one.after)),
-                f"{one.changes:,}",
-                one.depends,
-            )
+            [one.name, *map("{:.4g}".format, (one.first, one.peak, one.last, one.after)), str(one.changes), one.depends]
             for one in self.plan
         ]
         found = [(one.severity, one.code, one.message, one.fix) for one in self.findings]
@@ -147,12 +141,10 @@ class ScheduleAudit(Listener):
         updates = self._used.drain()
         if self._followup is None or not updates or not self._situations:
             return
-        planned_batch = None
-        if not pl_module.automatic_optimization:
-            planned_batch = trainer.fit_loop.total_batch_idx - self._batches_before
+        manual = not pl_module.automatic_optimization
+        batch = trainer.fit_loop.total_batch_idx - self._batches_before if manual else None
         skipped = trainer.global_step - self._steps_before - sum(self._used.done) + self._done_before
-        for update in updates:
-            self._followup.add(update.index, update.step, update.used["lr"], max(0, skipped), planned_batch)
+        self._followup.add(updates, max(0, skipped), batch)
 
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -168,7 +160,7 @@ class ScheduleAudit(Listener):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self._follow(trainer, pl_module)
         made = sum(self._used.done) - self._done_before
-        if self._followup is not None and made and not isinstance(exception, ScheduleProblem):
+        if self._followup is not None and made:
             self._compare(self._followup, f" (ended by {type(exception).__name__})")
         self.teardown(trainer, pl_module, "fit")
 
@@ -202,8 +194,8 @@ class ScheduleAudit(Listener):
         self.findings += [f for situation in self._situations[:1] for f in logging_findings(trainer, situation)]
         verdict = f"{len(self.findings)} found" if self.findings else "nothing wrong"
         line, batch = plan_line(self._situations), GlobalBatch.of(trainer)
-        line += f"; {batch}" if batch else ""
-        self._say(f"ScheduleAudit: {verdict} in {line}" if self._situations else f"ScheduleAudit: {line}")
+        line = f"{verdict} in {line}" if self._situations else line
+        self._say(f"ScheduleAudit: {line}; {batch}" if batch else f"ScheduleAudit: {line}")
         self._draw(trainer, "schedule/planned")
         errors = [finding for finding in self.findings if finding.severity == "error"]
         if errors and self.on_problem == "raise":
@@ -222,17 +214,13 @@ class ScheduleAudit(Listener):
             self._report(found)
 
     def _report(self, findings: list[Finding]) -> None:
+        say = self._say if self.on_problem == "print" else rank_zero_warn
         for finding in findings:
-            if self.on_problem == "print":
-                self._say(f"ScheduleAudit: {finding}")
-            else:
-                _warn(f"ScheduleAudit: {finding}")
+            say(f"ScheduleAudit: {finding}")
 
     def _say(self, line: str) -> None:
-        if self.on_problem == "print":
-            _print(line)
-        else:
-            rank_zero_info(line)
+        say = rank_zero_only(print) if self.on_problem == "print" else rank_zero_info
+        say(line)
 
     def _compare(self, followup: Followup, ended: str) -> None:
         self.differences = followup.report(ended)
@@ -244,8 +232,7 @@ class ScheduleAudit(Listener):
     def _draw(self, trainer: Trainer, tag: str, followup: Followup | None = None) -> None:
         if not self._situations:
             return
-        curves = dict(curve for one in self._situations for curve in planned_curves(one))
-        title = "Planned learning rate"
+        curves, title = self.planned_points, "Planned learning rate"
         if followup is not None:
             curves = {f"{name} planned": curve for name, curve in curves.items()}
             curves |= {f"{name} used": curve for name, curve in followup.curves.items()}
@@ -265,13 +252,3 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines += ["".join(f"<td>{escape(cell)}</td>" for cell in row) for row in rows]
     rows = "".join(f"<tr>{line}</tr>" for line in lines)
     return f'<div style="overflow-x: auto"><table>{rows}</table></div>'
-
-
-@rank_zero_only
-def _print(line: str) -> None:
-    print(line)
-
-
-@rank_zero_only
-def _warn(line: str) -> None:
-    warnings.warn(line, stacklevel=2)

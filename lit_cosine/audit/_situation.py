@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from lightning.pytorch import LightningModule, Trainer
@@ -23,8 +23,6 @@ from lit_cosine.training import Run, ScheduleLR, TrainerLR, lr_names
 
 __all__ = ["Scheduled", "Situation", "situations"]
 
-# callbacks that tell of a Trainer made by LightningCLI, and by `lit-cosine audit`
-_OF_A_CLI = ("SaveConfigCallback", "StopBeforeTraining")
 _LONGEST = 20_000_000  # batches of a run that is played, which takes a minute
 _OPEN = 10_000
 """The number of updates that are played of a run without a known end."""
@@ -32,29 +30,17 @@ _OPEN = 10_000
 
 @dataclass
 class Scheduled:
-    """A scheduler of a run, and what steps it.
-
-    Args:
-        scheduler: The scheduler.
-        interval: ``"step"``, ``"epoch"``, or ``"update"`` where a callback steps it.
-        frequency: Lightning's frequency.
-        stepping: When it is stepped, or None if that is not known.
-        depends: What its LR depends on, if that is not known before the run.
-        manual: Whether the module steps it, under manual optimization.
-        built: The horizon that it was built with, before a checkpoint was restored.
-        restored: The horizon in the checkpoint.
-        position: Its ``last_epoch`` when the plan was made, if it has one.
-    """
+    """A scheduler of a run, and what steps it."""
 
     scheduler: Any
-    interval: str
-    frequency: int
-    stepping: Stepping | None
-    depends: str = ""
-    manual: bool = False
-    built: float | None = None
-    restored: float | None = None
-    position: int | None = None
+    interval: str  # "step", "epoch", or "update" where a callback steps it
+    frequency: int  # Lightning's
+    stepping: Stepping | None  # when it is stepped; None if that is not known
+    depends: str = ""  # what its LR depends on that is not known before the run
+    manual: bool = False  # whether the module steps it, under manual optimization
+    built: float | None = None  # its horizon before a checkpoint was restored
+    restored: float | None = None  # its horizon in the checkpoint
+    position: int | None = None  # its last_epoch when the plan was made
 
     @property
     def name(self) -> str:
@@ -71,36 +57,20 @@ class Scheduled:
 
 @dataclass
 class Situation:
-    """One optimizer of a run, its schedulers and its planned LRs.
-
-    Args:
-        optimizer: The optimizer.
-        names: The names of its param groups.
-        scheduled: Its schedulers.
-        trace: The planned LRs.
-        timeline: The epoch and the batch of every update.
-        done: The number of updates made before, in an earlier part of the run.
-        open_end: Whether the trace ends before the run does.
-        joins: Param groups that will join.
-        shared: Objects that are not copied with the schedulers.
-        found: The LR that an LR finder has set.
-        others_scheduled: Whether another optimizer has a scheduler.
-        reader: Who reads the findings.
-        swa_epoch: The epoch in which StochasticWeightAveraging replaces the scheduler.
-    """
+    """One optimizer of a run, its schedulers and its planned LRs."""
 
     optimizer: Optimizer
-    names: list[str]
+    names: list[str]  # of its param groups
     scheduled: list[Scheduled]
     trace: Trace
     timeline: Timeline
-    done: int = 0
-    open_end: bool = False
-    joins: Sequence[Join] = ()
-    shared: Sequence[Any] = ()
-    found: float | None = None
-    others_scheduled: bool = False
-    swa_epoch: int | None = None
+    done: int = 0  # updates made before, in an earlier part of the run
+    open_end: bool = False  # whether the trace ends before the run does
+    joins: Sequence[Join] = ()  # param groups that will join
+    shared: Sequence[Any] = ()  # objects that are not copied with the schedulers
+    found: float | None = None  # the LR that an LR finder has set
+    others_scheduled: bool = False  # whether another optimizer has a scheduler
+    swa_epoch: int | None = None  # in which StochasticWeightAveraging replaces the scheduler
     reader: Reader = field(default_factory=Reader)
 
     @property
@@ -166,15 +136,15 @@ def _timeline(trainer: Trainer, pl_module: LightningModule, first_batch: int) ->
 
     epochs, batches = max(1, run.max_epochs - epoch), run.batches
     updates = max(0, run.max_steps - trainer.global_step)
-    open_end = updates == math.inf and (epochs == math.inf or batches == math.inf)
-    if open_end:
-        updates = _OPEN
+    endless = math.inf in (epochs, batches)
+    open_end = endless and updates == math.inf
+    updates = _OPEN if open_end else updates
+    # under manual optimization a batch makes any number of the steps that max_steps counts
+    most = int(updates) if updates < math.inf and (automatic or endless) else None
     if batches == math.inf:  # an epoch that does not end before the run does
         batches, epochs = first_batch + updates * accumulate(epoch) + 1, 1
-    most = None if updates == math.inf or not (automatic or open_end) else int(updates)
-    if epochs == math.inf:
-        of_steps = updates if open_end else run.left("epoch", epoch, trainer.global_step)  # an epoch makes one or more
-        epochs = of_steps + 1  # one more: the present one may be half done
+    elif epochs == math.inf:
+        epochs = updates + 1  # each makes one or more, and the present one may be half done
     length = int(epochs * batches) if most is None else min(most, int(epochs * batches))
     if length > _LONGEST:
         raise ValueError(f"a run of {length:,} batches is not played: at most {_LONGEST:,} are")
@@ -191,7 +161,7 @@ def _configured(
     """Yield the schedulers from ``configure_optimizers``."""
     endless_epoch = trainer.num_training_batches == math.inf
     manual = not pl_module.automatic_optimization
-    finetuning = next((one for one in callbacks_of(trainer) if has_class(one, "BaseFinetuning")), None)
+    finetuning = callbacks_of(trainer, "BaseFinetuning")
     for index, config in enumerate(trainer.lr_scheduler_configs):
         scheduler: Any = config.scheduler
         depends = ""
@@ -205,9 +175,9 @@ def _configured(
             depends = "the length of an epoch, which the train loader does not tell"
         elif not (pl_module.lr_scheduler_step.__module__ or "").startswith(("lightning.", "pytorch_lightning.")):
             depends = "the module's own lr_scheduler_step"
-        elif finetuning is not None and not isinstance(scheduler, ScheduleLR):
+        elif finetuning and not isinstance(scheduler, ScheduleLR):
             # BackboneFinetuning says when its one group joins; what another one does is up to its code
-            depends = "" if has_class(finetuning, "BackboneFinetuning") else type(finetuning).__name__
+            depends = "" if has_class(finetuning[0], "BackboneFinetuning") else type(finetuning[0]).__name__
         steps = timeline.stepping(config.interval, config.frequency)
         yield Scheduled(
             scheduler,
@@ -224,9 +194,7 @@ def _configured(
 
 def _callback_schedulers(trainer: Trainer, pl_module: LightningModule, timeline: Timeline) -> Iterator[Scheduled]:
     """Yield the LR schedulers of a LearningRateScheduler, which steps them from hooks on the optimizers."""
-    for callback in callbacks_of(trainer):
-        if not has_class(callback, "LearningRateScheduler"):
-            continue
+    for callback in callbacks_of(trainer, "LearningRateScheduler"):
         for scheduler in callback.schedulers:
             if scheduler.key != "lr":
                 continue
@@ -239,18 +207,17 @@ def _callback_schedulers(trainer: Trainer, pl_module: LightningModule, timeline:
 
 def _joins(trainer: Trainer, timeline: Timeline) -> list[Join]:
     """Return the param group that BackboneFinetuning will add."""
-    for callback in callbacks_of(trainer):
-        if has_class(callback, "BackboneFinetuning") and callback.previous_backbone_lr is None:
-            begins = np.flatnonzero(timeline.epoch == callback.unfreeze_backbone_at_epoch)
-            if len(begins):
-                return [Join(int(begins[0]), callback.backbone_initial_lr, callback.backbone_initial_ratio_lr)]
+    for callback in callbacks_of(trainer, "BackboneFinetuning"):
+        begins = np.flatnonzero(timeline.epoch == callback.unfreeze_backbone_at_epoch)
+        if callback.previous_backbone_lr is None and len(begins):
+            return [Join(int(begins[0]), callback.backbone_initial_lr, callback.backbone_initial_ratio_lr)]
     return []
 
 
 def _found(trainer: Trainer) -> float | None:
     """Return the LR that a LearningRateFinder has set."""
-    for callback in callbacks_of(trainer):
-        if has_class(callback, "LearningRateFinder") and finder_sets_lr(callback) and callback.optimal_lr is not None:
+    for callback in callbacks_of(trainer, "LearningRateFinder"):
+        if finder_sets_lr(callback) and callback.optimal_lr is not None:
             suggestion = callback.optimal_lr.suggestion()
             return None if suggestion is None else float(suggestion)
     return None
@@ -258,21 +225,18 @@ def _found(trainer: Trainer) -> float | None:
 
 def _swa_epoch(trainer: Trainer, timeline: Timeline) -> int | None:
     """Return the epoch in which a StochasticWeightAveraging begins, if it does in this run."""
-    for callback in callbacks_of(trainer):
-        if has_class(callback, "StochasticWeightAveraging") and (timeline.epoch >= callback.swa_start).any():
-            return int(callback.swa_start)
-    return None
+    begins = [int(callback.swa_start) for callback in callbacks_of(trainer, "StochasticWeightAveraging")]
+    return next((epoch for epoch in begins if (timeline.epoch >= epoch).any()), None)
 
 
 def _reader(trainer: Trainer, pl_module: LightningModule) -> Reader:
     """Return who reads the findings, by where ``configure_optimizers`` is written."""
-    module = type(pl_module).__name__
-    yaml = any(has_class(callback, name) for callback in callbacks_of(trainer) for name in _OF_A_CLI)
-    replaces = bool(trainer.lr_scheduler_configs)
-    configure = getattr(pl_module.configure_optimizers, "__func__", pl_module.configure_optimizers)
-    path = getattr(getattr(configure, "__code__", None), "co_filename", "")
-    if (type(pl_module).__module__ or "").startswith("lit_cosine."):
-        return Reader("command" if yaml else "code", module, yaml, replaces)
+    # what LightningCLI and `lit-cosine audit` add to their Trainer
+    yaml = bool(callbacks_of(trainer, "SaveConfigCallback", "StopBeforeTraining"))
+    path = getattr(getattr(pl_module.configure_optimizers, "__code__", None), "co_filename", "")
     # LightningCLI 2.6.6 sets configure_optimizers on the module where --optimizer or --lr_scheduler is given
     installed = "site-packages" in path or "dist-packages" in path or "configure_optimizers" in vars(pl_module)
-    return Reader("library" if installed else "code", module, yaml, replaces)
+    kind: Literal["code", "library", "command"] = "library" if installed else "code"
+    if (type(pl_module).__module__ or "").startswith("lit_cosine."):
+        kind = "command" if yaml else "code"
+    return Reader(kind, type(pl_module).__name__, yaml, bool(trainer.lr_scheduler_configs))

@@ -59,7 +59,7 @@ def _grows(curve: Curve) -> Iterator[Finding]:
     if isinstance(curve.scheduler, (ScheduleLR, *_ABSOLUTE)):
         return
     bases = curve.bases
-    peaks = np.nanmax(curve.trace.used, axis=0)[: len(bases)]
+    peaks = curve.trace.peaks[: len(bases)]
     far = np.flatnonzero((bases > 0) & (peaks > 10 * bases * (1 + 1e-9)))
     if len(far):
         group = int(far[0])
@@ -77,7 +77,7 @@ def _unusual_factor(curve: Curve) -> Iterator[Finding]:
     if not isinstance(curve.scheduler, ScheduleLR):
         return
     bases, schedule = curve.bases, curve.scheduler.schedule
-    highest = float(np.nanmax(curve.trace.used[:, : len(bases)] / np.where(bases > 0, bases, 1.0)))
+    highest = float(np.max(curve.trace.peaks[: len(bases)] / np.where(bases > 0, bases, 1.0)))
     if highest > 1 + 1e-9:
         yield Finding(
             "unusual-factor",

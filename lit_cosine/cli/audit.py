@@ -21,7 +21,7 @@ from lightning.pytorch.loggers.logger import DummyLogger
 from typing_extensions import override
 
 from lit_cosine._files import new_file
-from lit_cosine.audit import ScheduleAudit, planned_curves
+from lit_cosine.audit import ScheduleAudit, planned_points
 from lit_cosine.audit import Situation as Plan
 from lit_cosine.cli._lightning_cli import ArticleCLI, check_numbers
 from lit_cosine.cli._parser import given, up_to_help, with_underscores
@@ -134,6 +134,6 @@ def _write(path: Path, judge: ScheduleAudit, plans: Sequence[Plan]) -> None:
         found = {"plan": [asdict(one) for one in judge.plan], "findings": [asdict(one) for one in judge.findings]}
         path.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     else:
-        curves = dict(curve for plan in plans for curve in planned_curves(plan))
+        curves = {name: points for plan in plans for name, points in planned_points(plan).items()}
         schedule_curves(curves, "Planned learning rate").savefig(path, dpi=120)
     print(f"Plan: {path}")

@@ -10,4 +10,5 @@ from ._points import Point as Point
 from ._points import numbers as numbers
 from ._points import write_points as write_points
 from ._training_curves import TrainingCurves as TrainingCurves
+from ._used_lrs import Update as Update
 from ._watching import watching as watching

@@ -30,6 +30,7 @@ from lit_cosine.audit._playback import Timeline, play
 from lit_cosine.audit._schedule_audit import ScheduleProblem
 from lit_cosine.audit._situation import Situation
 from lit_cosine.cli.main import main
+from lit_cosine.monitors import Update
 from tests.helpers.nets import QUIET
 from tests.helpers.setups import (
     Net,
@@ -137,6 +138,13 @@ def test_raise_lets_a_right_run_pass():
     audit = ScheduleAudit("raise")
     assert fit(Net(per_step(lambda sgd: CosineAnnealingLR(sgd, 24))), audit).global_step == 24
     assert audit.findings == []
+
+
+def test_an_lr_of_nan_is_one_finding_and_no_difference():
+    audit = ScheduleAudit("print")
+    fit(Net(per_step(lambda sgd: LambdaLR(sgd, lambda step: float("nan")))), audit)
+    assert codes(audit) == ["bad-value"]
+    assert audit.differences == []
 
 
 def test_warn_warns_and_trains():
@@ -411,11 +419,11 @@ def test_a_long_run_is_compared_at_every_update_and_drawn_with_fewer_points():
     trace = play(sgd, [], n)
     followup = Followup([Situation(sgd, ["lr-SGD/pg1", "lr-SGD/pg2"], [], trace, Timeline(batches=n, epochs=1))], [0])
     for update in range(n):
-        followup.add(0, update, [0.1, 0.2 if update < 20_123 else 0.3], skipped=0)
+        followup.add([Update(0, update, {"lr": [0.1, 0.2 if update < 20_123 else 0.3]}, when=0.0)], skipped=0)
     (difference,) = followup.report()
-    every_fourth = list(range(0, n, 4))  # halved at 10,000 points, and once more
-    assert followup.curves["lr-SGD/pg1"] == (every_fourth, [0.1] * len(every_fourth))
-    assert followup.curves["lr-SGD/pg2"][0] == every_fourth
+    kept = list(range(0, n, 12))  # some 2,000
+    assert followup.curves["lr-SGD/pg1"] == (kept, [0.1] * len(kept))
+    assert followup.curves["lr-SGD/pg2"][0] == kept
     assert followup.compared == n
     assert difference.startswith("lr-SGD/pg2: at update 20,124 the plan was 0.2 and 0.3 was used")
 
@@ -623,7 +631,7 @@ def test_tensorboard_shows_the_plan_and_the_used_lrs(tmp_path):
 
 
 def test_the_points_of_the_picture_are_thinned(monkeypatch):
-    monkeypatch.setattr("lit_cosine.audit._followup._KEPT", 5)
+    monkeypatch.setattr("lit_cosine.audit._followup.POINTS", 3)
 
     class Reads(pl.Callback):
         def on_train_end(self, trainer, pl_module):

@@ -75,7 +75,6 @@ def test_a_million_updates_are_sampled_and_the_samples_are_the_lrs(make):
     stepped_by_hand(optimizer, scheduler, 450)
     trace = play(optimizer, always(scheduler, N), N)
     assert trace.sampled
-    assert trace.stepped == [N]
     assert 20_000 < len(trace.at) < 30_000
     used = stepped_by_hand(optimizer, scheduler, 3_000)
     known = [update for update in range(3_000) if trace.knows(update)]

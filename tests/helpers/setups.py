@@ -483,6 +483,12 @@ WRONG = [
         lambda lrs, error, trainer: lrs[12][0] < 0.9 * 0.05,
     ),
     SetUp(
+        "an optimizer at LR 0 under a schedule",
+        net(per_step(lambda sgd: CosineAnnealingLR(sgd, 24), lr=0.0)),
+        ("bad-value",),
+        zeros(24),
+    ),
+    SetUp(
         "row 10: a warmup of no epochs that never leaves LR 0",
         net(with_scheduler(lambda sgd: BoltsWarmupCosine(sgd, 0, 3))),
         ("idle-warmup",),
