@@ -25,7 +25,7 @@ from lit_cosine._compat import callbacks_of, evaluating, gradient_scale, is_fast
 from lit_cosine.audit import ScheduleAudit, planned_points, situations
 from lit_cosine.dashboard._charts import PLANNED
 from lit_cosine.dashboard._layout import begin_again, write_hyperparameters, write_layout, write_success
-from lit_cosine.dashboard._run_page import configuration, hyperparameters, page
+from lit_cosine.dashboard._run_page import hyperparameters, page
 from lit_cosine.monitors import Point, Writer, numbers, watching, write_points
 from lit_cosine.training import lr_names
 
@@ -48,7 +48,7 @@ class Dashboard(Writer):
 
     Args:
         command: The command line, for the text.
-        configuration: The configuration as YAML, for the text; by default what the Trainer and the module can tell.
+        configuration: The configuration as YAML, for the text.
         every_n_steps: Between two gradient norms, in optimizer steps, >= 1.
 
     Raises:
@@ -113,9 +113,8 @@ class Dashboard(Writer):
             for tag, (steps, lrs) in zip(names, planned_points(plan).values(), strict=False)
         ]
         row = hyperparameters(trainer, pl_module)
-        told = self.configuration or configuration(trainer, pl_module)
         plan_in_words = [_in_words(tag, lrs, steps) for tag, steps, lrs in curves]
-        text = page(self.command, told, row, plan_in_words, audits[0].findings if audited else None)
+        text = page(self.command, self.configuration, row, plan_in_words, audits[0].findings if audited else None)
         step, now = trainer.global_step, time.time()
 
         def write(board: Any) -> None:
@@ -167,9 +166,7 @@ class Dashboard(Writer):
         self._each_board(trainer, lambda board: write_success(board, now))
 
 
-def _in_words(tag: str, lrs: Sequence[float], steps: Sequence[int]) -> str:
-    if not lrs:
-        return f"{tag}: a group that joins later"
+def _in_words(tag: str, lrs: Sequence[float], steps: Sequence[float]) -> str:
     return f"{tag}: {lrs[0]:.4g} at step {steps[0]}, highest {max(lrs):.4g}, {lrs[-1]:.4g} after step {steps[-1]}"
 
 

@@ -56,24 +56,15 @@ METRICS = {
 
 
 def begin_again(writer: Any, step: int) -> None:
-    """Write that a run continues from ``step``: TensorBoard drops what a killed process has written from there on.
-
-    Args:
-        writer: The SummaryWriter.
-        step: The first step that will be written again.
-    """
+    """Write that a run continues from ``step``: TensorBoard drops what a killed process has written from there on."""
     start = SessionLog(status=SessionLog.START)
     file_writer(writer).add_event(Event(session_log=start), step)
 
 
 def write_layout(writer: Any, curves: Sequence[str] = ()) -> None:
-    """Write the layout of the "Schedule" dashboard, which TensorBoard shows under Custom Scalars.
+    """Write the layout of the "Schedule" dashboard, in which the LR chart also has the tags ``curves``.
 
-    One such layout in a folder of runs is enough, equal ones are shown once; its charts overlay all runs.
-
-    Args:
-        writer: The SummaryWriter.
-        curves: Tags of LR curves that do not begin with ``lr-``.
+    TensorBoard shows it under Custom Scalars, equal ones of a folder once; its charts overlay all runs.
     """
     charts = dict(CHARTS)
     charts[LR] = charts[LR] + [exactly(tag) for tag in curves if not tag.startswith("lr-")]
@@ -83,11 +74,8 @@ def write_layout(writer: Any, curves: Sequence[str] = ()) -> None:
 def write_hyperparameters(writer: Any, values: Mapping[str, str | float | bool], began: float, name: str = "") -> None:
     """Write a run's row of the HParams table; the metrics in it are the last points of the run's curves.
 
-    Args:
-        writer: The SummaryWriter.
-        values: The row, by the names of ``HYPERPARAMETERS``.
-        began: When it began, in seconds since 1970.
-        name: Name of the row, the run's where it is empty; runs under one name would be one row.
+    ``values`` are by the names of ``HYPERPARAMETERS``, ``began`` is in seconds since 1970. ``name`` is that of the row,
+    the run's where it is empty; runs under one name would be one row.
     """
     table = api_pb2.Experiment(
         hparam_infos=[

@@ -10,6 +10,7 @@ from typing import Any
 
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import RichProgressBar
+from typing_extensions import override
 
 from lit_cosine.monitors._watching import watching
 
@@ -26,28 +27,28 @@ class EpochLine(Callback):
     The LR is the one after the epoch, with which the next would begin; the first group's.
     """
 
-    def __init__(self, monitor: str = "train/loss") -> None:
-        self.monitor = monitor
+    def __init__(self) -> None:
         self._epoch: int | None = None
 
+    @override
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
-        """Remember the epoch: its scheduler is only stepped after this hook."""
-        self._epoch = trainer.current_epoch
+        self._epoch = trainer.current_epoch  # whose scheduler is only stepped after this hook
 
+    @override
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
-        """Print the epoch before."""
         self._print(trainer)
 
+    @override
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
-        """Print the last epoch."""
         self._print(trainer)
 
     def _print(self, trainer: Any) -> None:
+        """Print the epoch that has ended, if it is not printed yet."""
         if self._epoch is None:
             return
         parts = [_epoch(self._epoch, trainer)]
-        if self.monitor in trainer.callback_metrics:
-            parts.append(f"Loss: {float(trainer.callback_metrics[self.monitor]):.4f}")
+        if "train/loss" in trainer.callback_metrics:
+            parts.append(f"Loss: {float(trainer.callback_metrics['train/loss']):.4f}")
         if trainer.optimizers:
             parts.append(f"LR: {float(trainer.optimizers[0].param_groups[0]['lr']):.8f}")
         trainer.print(", ".join(parts))
@@ -66,8 +67,8 @@ class SteadyProgressBar(RichProgressBar):
         self._moved = 0.0
         self._loss: Any = None
 
+    @override
     def get_metrics(self, trainer: Any, pl_module: Any) -> dict[str, Any]:
-        """Return what the bar shows: the batch's loss, the LR, and what was logged with ``prog_bar=True``."""
         shown = {name: value for name, value in super().get_metrics(trainer, pl_module).items() if name != "v_num"}
         if self._loss is not None:
             shown = {"loss": f"{float(self._loss):.4f}", **shown}
@@ -75,12 +76,13 @@ class SteadyProgressBar(RichProgressBar):
             shown["lr"] = f"{float(trainer.optimizers[0].param_groups[0]['lr']):.4g}"
         return shown
 
+    @override
     def _get_train_description(self, current_epoch: int) -> str:
-        """Return the epoch as EpochLine writes it; Lightning's bar counts from 0, and shows "/-2" for no limit."""
+        # as EpochLine writes it; Lightning's bar counts from 0, and shows "/-2" for no limit
         return f"{_epoch(current_epoch, self.trainer):{len(self.validation_description)}}"
 
+    @override
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Move the bar, if it is time or the epoch's last batch."""
         now = time.monotonic()
         if now - self._moved >= _SECONDS or trainer.is_last_batch:
             self._moved = now
@@ -89,9 +91,9 @@ class SteadyProgressBar(RichProgressBar):
             self._loss = None if loss is None else loss * trainer.accumulate_grad_batches
             super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
+    @override
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
-        """Finish the bar, so that what other callbacks log at the end is not printed on its line."""
-        self.teardown(trainer, pl_module, "fit")
+        self.teardown(trainer, pl_module, "fit")  # or what other callbacks log at the end is printed on the bar's line
 
 
 def _epoch(epoch: int, trainer: Any) -> str:

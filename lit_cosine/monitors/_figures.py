@@ -40,11 +40,8 @@ def training_curves(
 ) -> Figure:
     """Return the article's two panels: the LR and the losses, over optimizer steps, with the epochs along the top.
 
-    Args:
-        lrs: For each curve its name and (steps, LRs); LRs hold until the next step.
-        losses: For each curve its name and (steps, losses). Curves of few points are drawn with markers.
-        epoch_ends: For each epoch, counted from 1, the steps done at its end.
-        planned: Like ``lrs``, drawn beneath them.
+    ``epoch_ends`` holds for each epoch, counted from 1, the steps done at its end. The planned LRs are drawn beneath
+    the used ones; an LR holds until the next step. Losses of few points are drawn with markers.
 
     >>> figure = training_curves({"lr-Adam": ([0, 1], [0.1, 0.05])}, {"train": ([0, 1], [2.0, 1.0])}, {1: 2})
     >>> [axes.get_ylabel() for axes in figure.axes]

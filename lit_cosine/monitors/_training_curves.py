@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 import time
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
@@ -15,18 +14,18 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from matplotlib.figure import Figure
 from matplotlib.image import imsave
 from torch import Tensor
 from typing_extensions import override
 
 from lit_cosine._checks import STATE_VERSION, check_text, read_state, shown
-from lit_cosine._compat import callbacks_of, is_fast_dev_run
+from lit_cosine._compat import callbacks_of, is_fast_dev_run, own_attributes
 from lit_cosine._files import new_file
 from lit_cosine.monitors._figures import Points, pixels, training_curves
 from lit_cosine.monitors._listener import BUFFER, Listener
-from lit_cosine.monitors._watching import plain_state, watching
+from lit_cosine.monitors._watching import watching
 
 __all__ = ["TrainingCurves", "validation_loss"]
 
@@ -89,8 +88,6 @@ class TrainingCurves(Listener):
         check_text("filename", filename)
         self.monitor = monitor
         self.filename = filename
-        self.figure: Figure | None = None
-        self._fits = True
         self._clear()
 
     def __repr__(self) -> str:
@@ -113,19 +110,15 @@ class TrainingCurves(Listener):
         self._epoch_ends: dict[int, int] = {}
         self._epoch_sum, self._epoch_count = 0.0, 0
         self._folder = Path()
+        self.figure: Figure | None = None
         self.path: Path | None = None
         self._validation: str | None = None
-        self._checked = self._told = False
+        self._told = False
         self._drawn, self._cost = time.monotonic(), _FIRST_COST
-
-    @override
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        super().setup(trainer, pl_module, stage)
-        self._fits = stage == "fit"
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the attributes without the figure, which holds functions that do not pickle."""
-        return {**plain_state(self), "figure": None}
+        return {**own_attributes(self), "figure": None}
 
     @override
     def state_dict(self) -> dict[str, Any]:
@@ -142,7 +135,7 @@ class TrainingCurves(Listener):
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        if not self._fits:
+        if self.figure is not None:
             return  # the best checkpoint is tested: what was drawn of the whole run stays
         defaults: dict[str, Any] = {"optimizers": {}, "lrs": {}, "losses": {}, "epoch_ends": {}, "path": None}
         state = read_state("TrainingCurves", state_dict, {**defaults, "epoch": [0.0, 0]})
@@ -166,9 +159,8 @@ class TrainingCurves(Listener):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         if self._planned is None:  # a ScheduleAudit has made its plan by now, and drops it in its on_exception
-            self._planned = {}
-            for callback in callbacks_of(trainer):
-                self._planned |= getattr(callback, "planned_points", {})
+            audits = callbacks_of(trainer, "ScheduleAudit")
+            self._planned = audits[0].planned_points if audits else {}
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
         if len(self._used.updates) >= BUFFER:
             self._fetch()
@@ -197,8 +189,7 @@ class TrainingCurves(Listener):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._used.add_last()
         self._used.detach()
-        if self.monitor is not None:
-            self._find(trainer)  # for the warning, where no validation has taken place
+        self._find(trainer)  # for the warning, where no validation has taken place
         self._draw(trainer)
 
     @override
@@ -208,15 +199,16 @@ class TrainingCurves(Listener):
 
     def _find(self, trainer: Trainer) -> None:
         """Find the name of the validation loss, once; warn where ``monitor`` names nothing."""
-        if self._checked:
+        if self._validation is not None:
             return
         logged = sorted(trainer.callback_metrics)
         monitored = [getattr(callback, "monitor", None) for callback in trainer.checkpoint_callbacks]
         self._validation = validation_loss(logged, monitored) if self.monitor is None else self.monitor
-        self._checked = self._validation is not None
         if self._validation is not None and self._validation not in logged:
             names = ", ".join(logged) or "nothing"
-            _warn(f"TrainingCurves: monitor must name a metric that is logged ({names}), got {shown(self.monitor)}")
+            rank_zero_warn(
+                f"TrainingCurves: monitor must name a metric that is logged ({names}), got {shown(self.monitor)}"
+            )
 
     def _fetch(self) -> None:
         """Add the updates recorded since the last time to the curves."""
@@ -230,11 +222,11 @@ class TrainingCurves(Listener):
     def _draw(self, trainer: Trainer) -> None:
         begin = time.monotonic()
         self._fetch()
-        began = bool(self._used.done)  # a resume that is refused has curves, and no folder yet
-        if not self._lrs or not began or not trainer.is_global_zero or is_fast_dev_run(trainer):
+        # a resume that is refused has curves, and no optimizers yet
+        if not self._lrs or not self._used.done or not trainer.is_global_zero or is_fast_dev_run(trainer):
             return
         losses = {name: curve for name, curve in self._losses.items() if curve[0]}
-        self.figure = training_curves(self._lrs, losses, self._epoch_ends, self._planned or {})
+        self.figure = training_curves(self._lrs, losses, self._epoch_ends, self._planned)
         if self.path is None:
             self.path = new_file(self._folder / self.filename)
         image = pixels(self.figure)  # drawn once for both
@@ -256,15 +248,10 @@ class TrainingCurves(Listener):
         rank_zero_info(f"TrainingCurves: {', '.join(drawn)} in {self.path}")
 
 
-@rank_zero_only
-def _warn(message: str) -> None:
-    warnings.warn(message, stacklevel=2)
-
-
 def _as_tensors(curve: Curve) -> list[Tensor]:
     every = max(1, -(-len(curve[0]) // _KEPT))
     # the last point always stays: a curve that is thinned still ends where it ended
-    return [torch.tensor(values[::-1][::every][::-1], dtype=torch.float64) for values in curve]
+    return [torch.tensor(values[::-1][::every][::-1], dtype=torch.float64) for values in curve]  # quicker than lists
 
 
 def _as_lists(curve: Sequence[Tensor]) -> Curve:

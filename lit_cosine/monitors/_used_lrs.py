@@ -131,8 +131,9 @@ class UsedLRs:
         if trainer is None:
             return
         # hooks of these optimizers have not fired: they never do, or a GradScaler has skipped the update
-        if self._read and trainer.global_step != self._steps and trainer.lightning_module.automatic_optimization:
-            for index in list(self._read) if getattr(trainer.precision_plugin, "scaler", None) is None else ():
+        unheard = self._read and trainer.global_step != self._steps and trainer.lightning_module.automatic_optimization
+        if unheard and getattr(trainer.precision_plugin, "scaler", None) is None:
+            for index in list(self._read):
                 self._record(index)
         loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
         if isinstance(loss, Tensor):

@@ -17,7 +17,7 @@ from lightning.pytorch import Callback
 from lit_cosine._checks import shown
 from lit_cosine._compat import forget_module, own_attributes
 
-__all__ = ["plain_state", "reason", "watching"]
+__all__ = ["reason", "watching"]
 
 Cls = TypeVar("Cls", bound=type[Callback])
 
@@ -53,7 +53,7 @@ def watching(*raises: type[Exception]) -> Callable[[Cls], Cls]:
             if hook is not getattr(Callback, name) or name in _LAST:
                 setattr(cls, name, _guarded(hook, teardown, raises))
         if "__getstate__" not in vars(cls):
-            cls.__getstate__ = plain_state  # type: ignore[attr-defined]
+            cls.__getstate__ = own_attributes  # type: ignore[attr-defined]
         return cls
 
     return decorate
@@ -88,8 +88,3 @@ def _guarded(hook: Callable[..., Any], teardown: Callable[..., Any], raises: tup
 def reason(error: Exception) -> str:
     """Return an error in one line."""
     return f"{type(error).__name__}: {' '.join(str(error).split()) or shown(error)}"
-
-
-def plain_state(callback: Callback) -> dict[str, Any]:
-    """Return what a copy or a pickle of a callback holds: its attributes, without those that Lightning has set."""
-    return {name: value for name, value in own_attributes(callback).items() if name != _STOPPED}

@@ -70,7 +70,7 @@ def test_every_groups_planned_curve_is_the_one_that_is_used(tmp_path, audited, n
 
 
 def test_a_long_plan_is_drawn_with_no_more_points_than_a_screen_has(tmp_path, monkeypatch):
-    monkeypatch.setattr("lit_cosine.audit._plan._POINTS", 5)
+    monkeypatch.setattr("lit_cosine.audit._plan.POINTS", 5)
     served = fit(tmp_path, TwoGroups(), Dashboard())
     points = served.Scalars("planned/lr-SGD/pg1")
     assert 5 <= len(points) <= 6
@@ -83,7 +83,7 @@ def test_the_page_says_what_made_the_run_what_was_planned_and_what_is_wrong_with
         return {"optimizer": optimizer, "lr_scheduler": torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=16)}
 
     audit = ScheduleAudit(on_problem="print")
-    page = Dashboard(command="python train.py --lr 0.1")
+    page = Dashboard(command="python train.py --lr 0.1", configuration="trainer:\n  max_epochs: 2")
     text = text_of(fit(tmp_path, Net(stepped_by_the_epoch), audit, page))
     sections = dict(section.split("\n\n", 1) for section in text.split("## ")[1:])
     assert [*sections] == ["Command", "Plan", "Findings of the audit", "Hyperparameters", "Configuration", "Versions"]
@@ -92,9 +92,7 @@ def test_the_page_says_what_made_the_run_what_was_planned_and_what_is_wrong_with
     for finding in audit.findings:
         assert f"- **{finding.code}**: {finding.message}" in sections["Findings of the audit"]
     assert "epoch-interval" in sections["Findings of the audit"]
-    configuration = yaml.safe_load(sections["Configuration"])
-    assert configuration["trainer"]["max_epochs"] == 2
-    assert configuration["model"]["class_path"] == "tests.helpers.nets.Net"
+    assert yaml.safe_load(sections["Configuration"]) == {"trainer": {"max_epochs": 2}}
     assert f"torch {torch.__version__.partition('+')[0]}" in sections["Versions"]
 
 
@@ -120,8 +118,7 @@ def test_the_row_of_a_run_whoever_moves_its_lr(monkeypatch):
     def stepped(optimizer, trainer):
         return [optimizer], [torch.optim.lr_scheduler.StepLR(optimizer, step_size=3, gamma=0.5)]
 
-    parameters = "step_size=3, gamma=0.5"
-    assert row(stepped) == {**common, "schedule": "StepLR", "parameters": parameters, "interval": "epoch"}
+    assert row(stepped) == {**common, "schedule": "StepLR", "interval": "epoch"}
     monkeypatch.delenv("PL_GLOBAL_SEED")
     assert "seed" not in row()
 
