@@ -15,6 +15,7 @@ import shutil
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from errno import EINVAL
 from pathlib import Path
 from typing import IO, Any
 
@@ -227,9 +228,10 @@ def _read_errors(name: object) -> Iterator[None]:
         raise
     except (FileNotFoundError, IsADirectoryError):
         raise FileNotFoundError(f"checkpoint {name} was not found") from None
-    except OSError as error:
-        raise DamagedCheckpointError(f"checkpoint {name} could not be read: {error}") from error
     except Exception as error:
+        # torch 2.13 seeks to before the beginning of a truncated archive
+        if isinstance(error, OSError) and error.errno != EINVAL:
+            raise DamagedCheckpointError(f"checkpoint {name} could not be read: {error.strerror or error}") from error
         if (found := _GLOBAL.search(str(error))) or "TorchScript" in str(error):
             raise CheckpointError(_refused(name, found[1] if found else "")) from error
         raise DamagedCheckpointError(

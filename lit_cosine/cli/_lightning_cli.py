@@ -6,11 +6,11 @@ configuration. Nothing that is already there is changed.
 
 from __future__ import annotations
 
-import shlex
 import shutil
 import sys
 from argparse import SUPPRESS, ArgumentError
 from collections.abc import Sequence
+from contextlib import suppress
 from itertools import count
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -30,7 +30,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from typing_extensions import override
 
 from lit_cosine._checks import as_integer, shown
-from lit_cosine._files import new_file
+from lit_cosine._files import WriterLock, new_file
 from lit_cosine.audit import ScheduleAudit
 from lit_cosine.checkpoint import ExactResume, SafeCheckpointIO
 from lit_cosine.cli._parser import given, group_help, one_sentence, up_to_help, with_name_hint, with_underscores
@@ -42,6 +42,7 @@ from lit_cosine.cli._resume import (
     hyperparameters,
     reconcile,
 )
+from lit_cosine.cli._shell import command_line
 from lit_cosine.cli._trust import check_trusted
 from lit_cosine.cli._usage import HELP, OF_TRAIN
 from lit_cosine.dashboard import Dashboard
@@ -49,6 +50,9 @@ from lit_cosine.example import LitClassifier, TabularDataModule, check_network
 from lit_cosine.monitors import EpochLine, LearningRateLogger, SteadyProgressBar, TrainingCurves
 
 __all__ = ["ArticleCLI", "RunComplete", "check_numbers", "restored", "run_of"]
+
+_MOST_DEVICES = 1024
+"""Devices of one node; Lightning makes a list of as many as are asked for."""
 
 _TRAINER = {"max_epochs": 10, "default_root_dir": "runs", "log_every_n_steps": 1, "enable_model_summary": False}
 
@@ -176,8 +180,8 @@ class ArticleCLI(LightningCLI):
             check_hyperparameters(self.checkpoint, self.model, self.resumed)
             if larger := check_progress(self.checkpoint, max_epochs, config["max_steps"]):
                 best = self.resumed / "checkpoints" / "best.ckpt"
-                tested = f"lit-cosine test --ckpt_path {best if best.is_file() else self.ckpt_path}"
-                on = f"lit-cosine train --resume {self.resumed} {larger} --model.on_resize restart"
+                tested = command_line("test", "--ckpt_path", best if best.is_file() else self.ckpt_path)
+                on = command_line("train", "--resume", self.resumed, *larger.split(), "--model.on_resize", "restart")
                 raise RunComplete(f"{self.resumed} is complete. To test it: {tested}. To train on: {on}")
         extra: list[Callback] = list(self._callbacks)
         if bar and not any(isinstance(callback, ProgressBar) for callback in listed):
@@ -213,10 +217,19 @@ class ArticleCLI(LightningCLI):
     def _run_folder(self) -> Path:
         """Return the folder of the run that is continued, or a new one."""
         if self.resumed is not None:
+            if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
+                self._refuse_a_second_writer(self.resumed / "checkpoints")
             return self.resumed
         folder = _new_folder(Path(self.root))
         self.made = folder if rank_zero_only.rank == 0 else None  # type: ignore[attr-defined]
         return folder
+
+    def _refuse_a_second_writer(self, folder: Path) -> None:
+        """Refuse what ExactResume refuses too, but only after the loggers have begun new files in the run."""
+        lock = WriterLock()
+        if holder := lock.acquire(folder / ".lock"):
+            raise ValueError(f"{folder} is in use: {holder} is writing its checkpoints there; wait for its end")
+        lock.release()
 
     def _audit(self, listed: Sequence[Any]) -> list[Callback]:
         """Return the ScheduleAudit that ``--audit`` asks for, where no callback of the user's is one."""
@@ -226,7 +239,7 @@ class ArticleCLI(LightningCLI):
         return [] if audits or self.config["audit"] == "off" else [ScheduleAudit(self.config["audit"])]
 
     def _monitors(self) -> list[Callback]:
-        command = shlex.join(["lit-cosine", self._command, *self._arguments])
+        command = command_line(self._command, *self._arguments)
         dashboard = Dashboard(command, self.parser.dump(self.config, skip_none=False))
         return [LearningRateLogger(loss_tag="train/loss_step"), dashboard, TrainingCurves()]
 
@@ -263,6 +276,11 @@ def check_numbers(config: Namespace) -> None:
         counts = isinstance(value, int) or (isinstance(value, float) and name.endswith("_batches"))
         if counts and not -(2**63) <= value < 2**63:
             raise ValueError(f"{name} must be below 2**63, got {shown(value)}")
+    devices = config["trainer"]["devices"]
+    with suppress(TypeError, ValueError):  # "auto", "0,1", [0, 1]
+        devices = int(devices)
+    if isinstance(devices, int) and devices > _MOST_DEVICES:
+        raise ValueError(f"trainer.devices must be at most {_MOST_DEVICES:,}, got {shown(devices)}")
     for name in ("accumulate_grad_batches", "check_val_every_n_epoch"):
         if (value := config["trainer"][name]) is not None:
             as_integer(f"trainer.{name}", value, least=1)

@@ -27,7 +27,7 @@ from typing_extensions import override
 
 from lit_cosine.checkpoint import CheckpointWriteError
 from lit_cosine.cli._parser import one_sentence
-from lit_cosine.cli._shell import STOPPED, Stopped
+from lit_cosine.cli._shell import STOPPED, Stopped, command_line
 
 __all__ = ["TrainingBegan", "in_one_process", "quiet", "refusing", "stopping", "threads"]
 
@@ -91,7 +91,10 @@ def refusing(unless: TrainingBegan | None = None, made: Path | None = None) -> I
         if made is not None and not any(made.glob("checkpoints/*.ckpt")):
             shutil.rmtree(made, ignore_errors=True)
         if isinstance(error, _REFUSED):
-            raise ArgumentError(None, one_sentence(str(error))) from error
+            sentence = str(error)
+            if isinstance(error, OSError) and error.filename:
+                sentence = f"{os.fsdecode(error.filename)}: {error.strerror}"
+            raise ArgumentError(None, one_sentence(sentence)) from error
         raise
 
 
@@ -102,7 +105,7 @@ def stopping(run: str | Path) -> Iterator[None]:
         yield
     except SystemExit as stop:
         if stop.code in STOPPED and any(Path(run, "checkpoints").glob("*.ckpt")):
-            raise Stopped(int(stop.code), f"continue with: lit-cosine train --resume {run}") from None
+            raise Stopped(int(stop.code), f"continue with: {command_line('train', '--resume', run)}") from None
         raise
     except (FloatingPointError, CheckpointWriteError) as error:
         raise SystemExit(f"lit-cosine train: {one_sentence(str(error))}") from None

@@ -1,12 +1,14 @@
 """What a shell gives a command, its streams and signals, made safe to use anywhere in the command.
 
 Convention: Ctrl-C and SIGTERM raise ``Stopped``, a ``SystemExit`` with status 130 or 143, wherever the command is. A
-reader that closes its pipe (``| head``) does not end the command: what is written afterwards is discarded.
+reader that closes its pipe (``| head``) does not end the command: what is written afterwards is discarded. Neither does
+a full disk that takes no more output, but the command then ends with status 1.
 """
 
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import sys
 import threading
@@ -17,7 +19,15 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any, TextIO, cast
 
-__all__ = ["STOPPED", "Stopped", "rank_zero_ended", "safe_streams", "stop_signals", "warnings_as_warnings"]
+__all__ = [
+    "STOPPED",
+    "Stopped",
+    "command_line",
+    "rank_zero_ended",
+    "safe_streams",
+    "stop_signals",
+    "warnings_as_warnings",
+]
 
 STOPPED = {128 + signal.SIGINT: "Ctrl-C", 128 + signal.SIGTERM: "SIGTERM"}
 """Exit status of a command that was stopped -> what stopped it."""
@@ -40,6 +50,15 @@ class Stopped(SystemExit):
     def __init__(self, status: int, sentence: str = "") -> None:
         super().__init__(status)
         self.sentence = sentence
+
+
+def command_line(*words: object) -> str:
+    """Return a command to copy, with its paths quoted.
+
+    >>> command_line("board", "my runs")
+    "lit-cosine board 'my runs'"
+    """
+    return shlex.join(["lit-cosine", *map(str, words)])
 
 
 def rank_zero_ended() -> bool:
@@ -90,10 +109,12 @@ os.register_at_fork(after_in_child=_restore)
 
 
 class _Stream:
-    """A text stream that discards what is written after its reader has gone."""
+    """A text stream that discards what is written after its reader has gone, or after its disk is full."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
+        self.lost: OSError | None = None
+        """Why what was written is lost, where its reader did not want that."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
@@ -102,18 +123,19 @@ class _Stream:
         try:
             if not self._stream.closed:  # a logger may keep this stream longer than the command runs
                 self._stream.write(text)
-        except BrokenPipeError:
-            self._discard()
+        except OSError as error:
+            self._discard(error)
         return len(text)
 
     def flush(self) -> None:
         try:
             if not self._stream.closed:
                 self._stream.flush()
-        except BrokenPipeError:
-            self._discard()
+        except OSError as error:
+            self._discard(error)
 
-    def _discard(self) -> None:
+    def _discard(self, error: OSError) -> None:
+        self.lost = None if isinstance(error, BrokenPipeError) else error
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, self._stream.fileno())
         os.close(null)
@@ -130,17 +152,25 @@ def warnings_as_warnings() -> Iterator[None]:
 
 @contextmanager
 def safe_streams() -> Iterator[None]:
-    """Survive a closed pipe, and replace characters that the stream's encoding does not have."""
-    streams = sys.stdout, sys.stderr
+    """Survive a closed pipe or a full disk, and replace characters that the stream's encoding does not have.
+
+    Raises:
+        SystemExit: At the end, if output was lost.
+    """
+    streams, safe = (sys.stdout, sys.stderr), []
     for name, stream in zip(("stdout", "stderr"), streams, strict=True):
         if stream is None:  # closed by the shell: >&-
             stream = open(os.devnull, "w")  # noqa: SIM115
         elif hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
-        setattr(sys, name, cast("TextIO", _Stream(stream)))
+        safe.append(_Stream(stream))
+        setattr(sys, name, cast("TextIO", safe[-1]))
     try:
         yield
     finally:
-        for stream in (sys.stdout, sys.stderr):
-            stream.flush()
+        for written in safe:
+            written.flush()
         sys.stdout, sys.stderr = streams
+        lost = next((written.lost for written in safe if written.lost), None)
+        if lost and sys.exc_info()[0] in (None, SystemExit):
+            raise SystemExit(f"lit-cosine: error: the output could not be written: {lost.strerror}")

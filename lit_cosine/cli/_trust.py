@@ -20,6 +20,8 @@ from lit_cosine.cli._yaml import parse_yaml, read_yaml
 __all__ = ["check_trusted"]
 
 _PACKAGES = ("lit_cosine", "torch.nn", "lightning.pytorch.callbacks", "lightning.pytorch.loggers")
+_ENOUGH = 2**20
+"""Characters by which a file of text is told from a picture."""
 _DOTTED = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
 
 
@@ -27,9 +29,12 @@ def check_trusted(path: Path) -> None:
     """Refuse a run's configuration that names code or files outside of lit_cosine, torch.nn and Lightning.
 
     Raises:
-        ValueError: If it does; the message names the first such value.
+        ValueError: If it does, and the message names the first such value; or if it is no configuration.
     """
-    for where, value in _strings(read_yaml(path), ""):
+    content = read_yaml(path)
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} must hold options by name, got {shown(content)}")
+    for where, value in _strings(content, ""):
         # of a class path without a dot, jsonargparse knows only the classes that are already imported
         dotted = _DOTTED.fullmatch(value) is not None
         if dotted and _is_known_class(value):
@@ -78,11 +83,15 @@ def _is_importable(path: str) -> bool:
 
 
 def _is_file(value: str, folder: Path) -> bool:
-    """Return whether jsonargparse could read ``value`` as a further configuration: a file of text, no picture."""
+    """Return whether jsonargparse could read ``value`` as a further configuration: text, a pipe or a device."""
     for base in (folder, Path.cwd()):
+        path = Path(base, value)
         try:
-            Path(base, value).read_text(encoding="utf-8")
-        except (OSError, ValueError):  # none, bytes that are no text, longer than a path can be
+            if path.is_file():
+                with path.open(encoding="utf-8") as file:
+                    file.read(_ENOUGH)
+        except (OSError, ValueError):  # bytes that are no text, longer than a path can be
             continue
-        return True
+        if path.exists() and not path.is_dir():
+            return True
     return False

@@ -11,6 +11,7 @@ import re
 from argparse import ArgumentError
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 
 from lit_cosine._checks import shown
 from lit_cosine.cli._parser import given, with_underscores
@@ -167,6 +168,8 @@ def configurations(arguments: Sequence[str]) -> Iterator[tuple[str, Mapping[str,
             content = read_yaml(path)
         except ValueError as error:
             raise ArgumentError(None, f"config: {error}") from None
+        if not Path(path).is_file():
+            raise ArgumentError(None, f"config: {path} must be a regular file, as it is read more than once")
         if not isinstance(content, dict):
             raise ArgumentError(None, f"config: {path} must hold options by name, got {shown(content)}")
         yield path, content

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import inspect
 import json
-import shlex
 import sys
 from argparse import ArgumentError
 from collections.abc import Callable, Iterator, Sequence
@@ -23,7 +22,7 @@ from torch import nn
 
 from lit_cosine.cli._compare_options import FIELD, FLOORS, MODULE_OPTIONS, OF_BOTH, parse
 from lit_cosine.cli._process import quiet
-from lit_cosine.cli._shell import STOPPED, Stopped
+from lit_cosine.cli._shell import STOPPED, Stopped, command_line
 from lit_cosine.comparison import (
     SECONDS,
     Comparison,
@@ -139,7 +138,7 @@ def _compare(options: Namespace, console: Console) -> None:
     for note in notes(found):
         console.print(note, soft_wrap=True, markup=False, highlight=False)
     console.print(f"Written to {folder}: {', '.join(path.name for path in paths.values())}", soft_wrap=True)
-    console.print(f"View in TensorBoard: lit-cosine board {paths['tensorboard']}", soft_wrap=True)
+    console.print(f"View in TensorBoard: {command_line('board', paths['tensorboard'])}", soft_wrap=True)
 
 
 def _compare_module(options: Namespace, console: Console) -> None:
@@ -174,7 +173,7 @@ def _claims(options: Namespace, console: Console, arguments: Sequence[str]) -> N
     with _refusals(), quiet():
         evidence = {name: gather(name, options.folder, say=say, **wanted) for name in names}
     verdicts = judge(evidence)
-    found = record(evidence, verdicts, shlex.join(["lit-cosine", "compare", *arguments]))
+    found = record(evidence, verdicts, command_line("compare", *arguments))
     (options.folder / "claims.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     console.print(verdicts_table(verdicts))
     console.print(f"Written to {options.folder}: claims.json", soft_wrap=True)

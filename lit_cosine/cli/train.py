@@ -17,6 +17,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from lit_cosine._files import new_file
 from lit_cosine.cli._lightning_cli import ArticleCLI, RunComplete, restored, run_of
 from lit_cosine.cli._process import TrainingBegan, in_one_process, quiet, refusing, stopping, threads
+from lit_cosine.cli._shell import command_line
 from lit_cosine.monitors import TrainingCurves
 
 __all__ = ["predict", "test", "train"]
@@ -97,7 +98,7 @@ def _print_results(trainer: Trainer, best: str, root: str | Path) -> None:
         if where:
             rank_zero_only(print)(f"{what}: {_shown_path(where)}")
     if trainer.logger:
-        rank_zero_only(print)(f"View in TensorBoard: lit-cosine board {root}")
+        rank_zero_only(print)(f"View in TensorBoard: {command_line('board', root)}")
 
 
 def _shown_path(path: str | Path) -> Path:

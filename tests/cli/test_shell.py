@@ -33,6 +33,14 @@ def test_output_into_a_closed_pipe_ends_quietly(arguments, tmp_path):
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full")
+@pytest.mark.parametrize("arguments", ["--version", "preview Cosine", "preview --help", "train --help"])
+def test_output_onto_a_full_disk_is_one_sentence(arguments, tmp_path):
+    done = run(cwd=tmp_path, shell=f"{' '.join(COMMAND)} {arguments} > /dev/full")
+    sentence = "lit-cosine: error: the output could not be written: No space left on device\n"
+    assert (done.returncode, done.stderr) == (1, sentence)
+
+
 def test_closed_streams_are_no_error(tmp_path):
     done = run(cwd=tmp_path, shell=f"{' '.join(COMMAND)} preview Cosine >&- 2>&-")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

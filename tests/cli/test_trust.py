@@ -1,7 +1,10 @@
 """A run folder that somebody else made runs nothing, unless --trust is given."""
 
+import io
 import shutil
+import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -67,6 +70,7 @@ CONFIGURATIONS = {
     "a network in a string of YAML": {"model.network": "{class_path: evil_module.Net}"},
     "a network in a file beside the command": {"model.network": "more.yaml"},
     "a network in a file beside the configuration": {"model.network": "inside.yaml"},
+    "a network on a device without an end": {"model.network": "/dev/zero"},
     "a schedule": {"model.schedule": CURVE},
     "a schedule within a schedule": {
         "model.schedule": {"class_path": "lit_cosine.Restarts", "init_args": {"schedule": CURVE}}
@@ -98,6 +102,67 @@ def test_a_configuration_that_could_run_code_is_refused(name, run, capsys):
         assert len(error[0]) < 300
     assert sorted(Path().rglob("*")) == before
     assert "evil_module" not in sys.modules
+
+
+def archive():
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as other:
+        other.writestr("hello.txt", "hello")
+    return file.getvalue()
+
+
+FOLDER = "a folder in its place"
+DAMAGES = {
+    "no config": ("config.yaml", None, "there is no "),
+    "a folder for config": ("config.yaml", FOLDER, "there is no "),
+    "bytes for config": ("config.yaml", b"a: \xff", "not a text file"),
+    "an empty config": ("config.yaml", b"", "must hold options by name, got None"),
+    "a list for config": ("config.yaml", b"[1, 2]", "must hold options by name, got [1, 2]"),
+    "empty checkpoints": ("checkpoints/*.ckpt", b"", "is damaged: it is empty"),
+    "bytes for checkpoints": ("checkpoints/*.ckpt", bytes(range(256)) * 20, "is damaged or not a checkpoint"),
+    "text for checkpoints": ("checkpoints/*.ckpt", b"hello\n" * 99, "is damaged or not a checkpoint"),
+    "another archive": ("checkpoints/*.ckpt", archive(), "is damaged or not a checkpoint"),
+    "half of each checkpoint": ("checkpoints/*.ckpt", lambda found: found[: len(found) // 2], "is damaged or not a"),
+    "folders for checkpoints": ("checkpoints/*.ckpt", FOLDER, "was not found"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_a_damaged_run_is_refused_in_one_sentence_and_stays_as_it_is(name, run, capsys):
+    pattern, contents, message = DAMAGES[name]
+    for path in [*run.glob(pattern)]:
+        found = path.read_bytes()
+        path.unlink()
+        if contents is FOLDER:
+            path.mkdir()
+        elif contents is not None:
+            path.write_bytes(contents(found) if callable(contents) else contents)
+    before = {path: path.is_file() and path.read_bytes() for path in run.rglob("*")}
+    for command in [*commands(run)][: 1 if message == "there is no " else 3]:  # a test needs no config
+        assert main(command) == 2
+        (error,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("lit-cosine")]
+        assert message in error
+        assert len(error) < 300
+    assert {path: path.is_file() and path.read_bytes() for path in run.rglob("*")} == before
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX locks")
+def test_a_run_that_another_process_writes_to_is_refused_before_anything_is_written(run, capsys):
+    held = "import sys; from pathlib import Path; from lit_cosine._files import WriterLock; lock = WriterLock(); "
+    held += "lock.acquire(Path(sys.argv[1])); print('held', flush=True); sys.stdin.read()"
+    lock = run / "checkpoints" / ".lock"
+    command = [sys.executable, "-c", held, str(lock)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout.readline() == b"held\n"
+        before = sorted(run.rglob("*"))
+        assert main(next(commands(run))) == 2
+        assert f"checkpoints is in use: process {other.pid} on " in capsys.readouterr().err
+        assert sorted(run.rglob("*")) == before
+        other.communicate()
+    lock.unlink()
+    lock.mkdir()
+    assert main(next(commands(run))) == 2
+    assert f"{lock}: Is a directory" in capsys.readouterr().err
 
 
 def test_what_is_known_needs_no_trust(run, capsys):
