@@ -148,10 +148,11 @@ class TrainerLR(ScheduleLR):
         self._limits = planned.run.limits()
         self._clock_of_ranks = SharedClock(planned.run.trainer)
         self._unknown = bool(planned.run.trainer.ckpt_path)  # to the checkpoint, until its state is loaded
-        self._heard = False  # whether a step hook has fired since the last step
-        self._hooks_fire = None if has_step_hooks(optimizer) else False
+        self._heard = self._ever_heard = False  # whether a step hook has fired since the last step
+        self._silent = not has_step_hooks(optimizer)
+        self._scale = _gradient_scale(planned.run)
         self._hooks = StepHooks()
-        if self._hooks_fire is None:
+        if not self._silent:
             self._hooks.add(optimizer, before=self._before_update, after=self._after_update)
 
     def _add_curve(self, pattern: str, own: OwnCurve, key: str, schedule: Schedule, cooldown: Schedule) -> None:
@@ -200,7 +201,7 @@ class TrainerLR(ScheduleLR):
         super().load_state_dict(state_dict)
         self._unknown = self._settled = False
         if self._run is not None:
-            self._limits = self._run.limits()
+            self._limits, self._scale = self._run.limits(), _gradient_scale(self._run)
             self._catch_up(self._run)
 
     def adopt(self, run: Run) -> None:
@@ -253,13 +254,18 @@ class TrainerLR(ScheduleLR):
         """Return whether the update that Lightning counts was none, because a GradScaler skipped it."""
         # a hook that fires twice, as for a subclass that calls super().step(), is one update
         heard, self._heard = self._heard, False
-        if self.unit != "step" or heard or self._hooks_fire is False:
+        self._ever_heard |= heard
+        if self.unit != "step" or heard:
             return False
-        if getattr(run.trainer.precision_plugin, "scaler", None) is not None:
+        if self._ever_heard and getattr(run.trainer.precision_plugin, "scaler", None) is not None:
             return True
-        # torch 2.13: those of a wrapper that skips Optimizer.__init__ never fire
-        self._hooks_fire = False
-        log_warning("%s calls no step hooks: its updates are counted by the Trainer", type(self.optimizer).__name__)
+        # torch 2.13: a wrapper that skips Optimizer.__init__ calls no hooks; where a GradScaler skips, its scale falls
+        before, self._scale = self._scale, _gradient_scale(run)
+        if self._scale < before:
+            return True
+        if not self._silent:
+            self._silent = True
+            log_warning("%s calls no step hooks: its updates are counted by the Trainer", type(self.optimizer).__name__)
         return False
 
     def _before_update(self, *_: Any) -> None:
@@ -312,3 +318,8 @@ def schedulers_of(trainer: Any) -> list[TrainerLR]:
         if has_class(callback, "LearningRateScheduler"):
             found += callback.schedulers
     return [one for one in found if isinstance(one, TrainerLR)]
+
+
+def _gradient_scale(run: Run) -> float:
+    scaler = getattr(run.trainer.precision_plugin, "scaler", None)
+    return 1.0 if scaler is None else float(scaler.get_scale())

@@ -14,6 +14,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import LearningRateFinder, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.plugins import MixedPrecision
 from torch.optim.lr_scheduler import ChainedScheduler, ExponentialLR, SequentialLR
 
 from lit_cosine import (
@@ -222,6 +223,34 @@ def test_hooks_that_fire_twice_or_never_count_once(kind: str, way: str, tmp_path
     assert [(int(row["step"]), float(row[tag])) for row in logged] == [*enumerate(used), (16, 0.0)]
     assert curves.figure.axes[0].lines[0].get_xdata().tolist() == list(range(17))
     assert used == pytest.approx([0.1 * Cosine()(k / 16) for k in range(16)], rel=1e-12)
+
+
+@pytest.mark.parametrize("overflows", [(), (0, 1, 5)])
+@pytest.mark.parametrize("way", ["callback", "module"])
+def test_hooks_that_never_fire_count_once_under_a_grad_scaler_too(way: str, overflows: tuple[int, ...]) -> None:
+    class Scaled(Net):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            return super().training_step(batch, batch_idx) * (float("inf") if batch_idx in overflows else 1.0)
+
+    class Reads(pl.Callback):
+        def on_train_batch_start(self, trainer: Any, *args: Any) -> None:
+            used[-1].append(trainer.optimizers[0].param_groups[0]["lr"])
+
+    used: list[list[float]] = []
+    for wrapper in (lambda optimizer: optimizer, Never):
+        used.append([])
+
+        def finish(optimizer: Any, run: Any, wrapper: Any = wrapper) -> Any:
+            other = wrapper(optimizer)
+            if way == "callback":
+                return other
+            return {"optimizer": other, "lr_scheduler": lr_scheduler_config(other, Cosine(), run)}
+
+        plugin = MixedPrecision("16-mixed", "cpu", scaler=torch.amp.GradScaler("cpu", init_scale=1.0))
+        ours = [LearningRateScheduler(Cosine())] if way == "callback" else []
+        trainer(*ours, Reads(), max_epochs=2, plugins=[plugin]).fit(Scaled(finish))
+    assert used[1] == used[0]
+    assert len(set(used[0])) == 16 - 2 * len(overflows)
 
 
 def test_an_lr_finder_beside_the_module_way_gives_the_warmup_of_the_peak_that_it_found(tmp_path: Path) -> None:
