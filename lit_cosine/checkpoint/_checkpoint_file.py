@@ -113,16 +113,9 @@ def link_checkpoint(source: Path, path: Path) -> None:
 
 
 def read_checkpoint(path: str | Path | IO[bytes], map_location: Any = "cpu") -> dict[str, Any]:
-    """Return the checkpoint at ``path`` as tensors and plain data.
+    """Return the checkpoint at ``path``, also an address that Lightning can read, as tensors and plain data.
 
-    Args:
-        path: A local path, an address that Lightning can read, or an open file.
-        map_location: Device of the tensors, as in ``torch.load``.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        DamagedCheckpointError: If the file is incomplete, or its contents do not match its checksum.
-        CheckpointError: If the file holds anything but tensors and plain data, or is not a Lightning checkpoint.
+    Every other file is refused by a CheckpointError, a damaged one by a DamagedCheckpointError.
     """
     checkpoint = read_plain(path, map_location)
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("state_dict"), dict):

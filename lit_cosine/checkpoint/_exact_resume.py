@@ -36,7 +36,13 @@ from lit_cosine._compat import (
     validation_is_due,
 )
 from lit_cosine.checkpoint._best import Best
-from lit_cosine.checkpoint._checkpoint_file import CheckpointError, check_plain, link_checkpoint, write_errors
+from lit_cosine.checkpoint._checkpoint_file import (
+    CheckpointError,
+    check_plain,
+    link_checkpoint,
+    local_path,
+    write_errors,
+)
 from lit_cosine.checkpoint._finite import FiniteCheck
 from lit_cosine.checkpoint._intervals import Intervals
 from lit_cosine.checkpoint._process_state import ProcessState
@@ -368,8 +374,10 @@ class ExactResume(ModelCheckpoint):
             return
         best = self._files.checkpoint(self._best.name)
         if trainer.is_global_zero:
-            if not best.exists() and best.stem.endswith(f"-step={trainer.global_step}") and trainer.ckpt_path:
-                link_checkpoint(Path(str(trainer.ckpt_path)), best)
+            resumed = local_path(str(trainer.ckpt_path))
+            # neither an address nor a folder of shards can be linked from another folder
+            if not best.exists() and best.stem.endswith(f"-step={trainer.global_step}") and resumed.is_file():
+                link_checkpoint(resumed, best)
             if best.exists():
                 self._files.set_best(best)
         if not trainer.strategy.broadcast(best.exists()):

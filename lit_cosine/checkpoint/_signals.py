@@ -18,12 +18,7 @@ __all__ = ["Signals"]
 
 
 class Signals:
-    """What this process was asked to do since :meth:`listen`.
-
-    >>> signals = Signals()
-    >>> signals.stop_asked, signals.requeue_asked
-    (0, False)
-    """
+    """What this process was asked to do since :meth:`listen`."""
 
     def __init__(self) -> None:
         self.stop_asked = 0

@@ -338,16 +338,13 @@ def _finite(run: Run, unit: Unit) -> int:
 
 def _length(run: Run, duration: Duration, unit: Unit, total: float, name: str) -> int:
     """Return ``duration`` in ``unit``; the epochs of a warmup are the first ones, those of a cooldown the last."""
-    if duration.unit != "ep" and unit != "epoch":
-        return duration.length(unit, total, name=name)
-    if run.batches == math.inf and duration.unit in ("ep", "step") and (duration.unit == "ep") != (unit == "epoch"):
-        return duration.length(unit, total, name=name)
     first = run.epochs_before
     if name == "cooldown" and run.max_epochs < math.inf:
         first = max(0, int(run.max_epochs - math.ceil(duration.value if duration.unit == "ep" else 1)))
-    return duration.length(
-        unit,
-        total,
-        steps_of=lambda epochs: epochs * run.batches if unit == "batch" else run.updates(epochs, first),
-        name=name,
-    )
+
+    def steps_of(epochs: float) -> float:
+        return epochs * run.batches if unit == "batch" else run.updates(epochs, first)
+
+    converts = duration.unit in ("ep", "step") and (duration.unit == "ep") != (unit == "epoch")
+    known = not converts or run.batches < math.inf
+    return duration.length(unit, total, steps_of=steps_of if known else None, name=name)

@@ -20,15 +20,7 @@ from typing_extensions import override
 
 from lit_cosine._checks import STATE_VERSION, as_integer, shown
 from lit_cosine._compat import step_was_called, tensor_version
-from lit_cosine.schedules import (
-    Clock,
-    OneMinusSqrt,
-    OnResize,
-    Schedule,
-    check_lengths,
-    check_on_resize,
-    check_schedule,
-)
+from lit_cosine.schedules import Clock, OneMinusSqrt, OnResize, Schedule, check_lengths, check_on_resize, check_schedule
 from lit_cosine.training._changes import ENDLESS, Lengths, OutsideChanges
 from lit_cosine.training._param_groups import (
     check_key,

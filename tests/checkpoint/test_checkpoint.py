@@ -329,6 +329,16 @@ def test_best_files_are_restored_after_a_kill(tmp_path):
     assert run.checkpoint_callback.best_model_path == str(folder / "best.ckpt")
 
 
+@pytest.mark.parametrize("scheme", ["", "file://"])
+def test_best_that_a_run_resumes_from_is_taken_into_its_new_folder(tmp_path, scheme):
+    run, model, data = build(tmp_path / "old", max_epochs=1)
+    run.fit(model, data)
+    run, model, data = build(tmp_path, checkpoints=ExactResume(tmp_path / "new"), max_epochs=2)
+    run.fit(model, data, ckpt_path=f"{scheme}{tmp_path}/old/checkpoints/last.ckpt")
+    names = {path.name for path in (tmp_path / "new").glob("*.ckpt")}
+    assert names == {"last.ckpt", "best.ckpt", f"epoch=0-step={BATCHES}.ckpt", f"epoch=1-step={2 * BATCHES}.ckpt"}
+
+
 def test_best_of_another_folder_is_not_adopted(tmp_path):
     finish(tmp_path, max_epochs=2)
     checkpoints = ExactResume(tmp_path / "new", monitor=None)
