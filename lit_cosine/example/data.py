@@ -178,7 +178,7 @@ class SyntheticDataModule(TabularDataModule):
         scale: float | list[float] | None = 1.0, shuffle: bool = True, random_state: int = 42, **loading: Any,
     ) -> None:  # fmt: skip
         if isinstance(n_samples, int) and isinstance(n_features, int):
-            as_integer("n_samples * n_features", n_samples * n_features, least=0, most=_MOST_VALUES)
+            as_integer("n_samples * n_features", max(n_samples * n_features, 0), least=0, most=_MOST_VALUES)
         try:
             dataset = datasets.make_classification(
                 n_samples, n_features, n_informative=n_informative, n_redundant=n_redundant, n_repeated=n_repeated,

@@ -138,6 +138,7 @@ def test_arguments_out_of_range_are_refused_at_once(arguments, message):
         ({"n_classes": 8}, r"n_classes\(8\) \* n_clusters_per_class\(2\) must be smaller or equal 2\*\*n_informative"),
         ({"n_features": 3}, "must sum to less than the number of total features"),
         ({"n_samples": 0}, "The 'n_samples' parameter of make_classification must be an int .* Got 0 instead"),
+        ({"n_samples": -5}, "The 'n_samples' parameter of make_classification must be an int .* Got -5 instead"),
         ({"flip_y": 1.5}, "The 'flip_y' parameter .* Got 1.5 instead"),
         ({"weights": [0.3, 0.3, 0.4]}, "Weights specified but incompatible with number of classes"),
         ({"class_sep": "far"}, "The 'class_sep' parameter .* Got 'far' instead"),
