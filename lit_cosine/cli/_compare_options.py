@@ -8,7 +8,6 @@ from __future__ import annotations
 from argparse import ArgumentError
 from collections.abc import Sequence
 from importlib.util import find_spec
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -109,7 +108,8 @@ def parse(arguments: Sequence[str]) -> Namespace:
     """
     arguments = with_underscores(arguments)
     given = {argument[2:].partition("=")[0] for argument in arguments if argument.startswith("--")}
-    options = _parser.parse(_compare_parser(), _without_auto(arguments))
+    options = _parser.parse(_compare_parser(), arguments)
+    options.lrs = None if options.lrs == ["auto"] else options.lrs
     try:
         if options.claims:
             _check_claims(options, given)
@@ -120,13 +120,6 @@ def parse(arguments: Sequence[str]) -> Namespace:
     except (ValueError, TypeError) as error:
         raise ArgumentError(None, str(error)) from None
     return options
-
-
-def _without_auto(arguments: Sequence[str]) -> list[str]:
-    """Return the arguments without ``--lrs auto``, which is the default with ``--config``."""
-    kept = [argument for argument in arguments if argument != "--lrs=auto"]
-    places = [at for at, pair in enumerate(pairwise(kept)) if pair == ("--lrs", "auto")]
-    return [argument for at, argument in enumerate(kept) if at not in places and at - 1 not in places]
 
 
 def _check_claims(options: Namespace, given: set[str]) -> None:
@@ -237,8 +230,6 @@ def _check(options: Namespace, given: set[str]) -> None:
     options.schedules = _read_schedules(options.schedules)
     named, seeds, _ = check_grid(options.schedules or FIELD, options.seeds, options.baseline)
     check_memory(options.splits * len(seeds), len(named) * len(options.lrs), options.max_epochs)
-    if options.network is not None and not all(options.network.replace(":", ".").rpartition(".")):
-        raise ValueError(f"--network must be module.Class, got {options.network!r}")
     options.folder = Path(options.folder or Path("runs", f"compare_{options.data or 'article'}"))
     _check_folder(options.folder, claims=False)
 
@@ -270,7 +261,12 @@ def _compare_parser() -> ArgumentParser:
     add("--network", help="module.Class of the network; its in_features and classes follow the data.")
     add("--schedules", help="A YAML file {name: schedule}, as for preview; 11 schedules by default.")
     add("--baseline", help="The schedule that the others are compared to; the first by default.")
-    add("--lrs", type=float, nargs="+", help="The peak LRs; 0.0003 to 0.3 by default, auto with --config.")
+    add(
+        "--lrs",
+        type=float | Literal["auto"],
+        nargs="+",
+        help="The peak LRs; 0.0003 to 0.3 by default, auto with --config.",
+    )
     add("--seeds", type=int, default=32, help="The number of seeds; 3 by default with --config.")
     add("--max_epochs", type=int, default=10, help="The epochs of each training; the configuration's with --config.")
     add("--batch_size", type=int, help="The rows per step; those of the data set by default.")

@@ -186,8 +186,9 @@ def one_sentence(message: str) -> str:
         if "Namespace(" not in given:  # a class that refused one of its arguments has said which
             message = f"{head.splitlines()[0]} {message}; got {given}"
     message = re.sub(r"<class '([\w.]+)'>", r"\1", message)
-    message = re.sub(r"a typing\.Literal\[(.*?)\]", r"one of \1", message)
-    message = message.replace("Expected a int", "Expected an integer").replace("Expected a float", "Expected a number")
+    message = re.sub(r"(a )?typing\.Literal\[(.*?)\]", r"one of \2", message)
+    message = re.sub(r"Expected (a )?int\b", "Expected an integer", message)
+    message = re.sub(r"Expected (a )?float\b", "Expected a number", message)
     message = re.sub(r'Parser key "([\w.]+)"([ \w]*):', r"\1\2:", message)
     message = " ".join(message.replace("\n  - ", "\n").split()).replace(":;", ":")
     return re.sub(r"Problem with given class_path '([\w.]+)': Option '(\w+)' is not accepted", _in_its_words, message)

@@ -11,7 +11,6 @@ import sys
 from argparse import ArgumentError
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +31,9 @@ from lit_cosine.comparison import (
     compare_networks,
     gather,
     judge,
-    notes,
     record,
-    table,
+    resolve,
+    show,
     verdicts_table,
     write,
 )
@@ -133,10 +132,7 @@ def _compare(options: Namespace, console: Console) -> None:
     if options.schedules is None:
         floors = _watched("floors", make, data, FLOORS, folder=folder / "floors", **common)
     paths = write(found, folder, floors, {"data": name, "network_size": _size(make)})
-    for measure in found.finals:
-        console.print(table(found, measure))
-    for note in notes(found):
-        console.print(note, soft_wrap=True, markup=False, highlight=False)
+    show(found, console, *found.finals)
     console.print(f"Written to {folder}: {', '.join(path.name for path in paths.values())}", soft_wrap=True)
     console.print(f"View in TensorBoard: {command_line('board', paths['tensorboard'])}", soft_wrap=True)
 
@@ -145,11 +141,9 @@ def _compare_module(options: Namespace, console: Console) -> None:
     """Compare on the module of a LightningCLI configuration."""
     names = {"config", *MODULE_OPTIONS, *OF_BOTH} - {"folder", "fraction", "help", "max_epochs"}
     arguments = {name: getattr(options, name) for name in sorted(names)}
-    with quiet(), _bar("trainings", refresh=True) as (show, begun), _refusals(begun):
-        found = compare(None, None, folder=options.folder / "trainings", on_progress=show, **arguments)
-    console.print(table(found))
-    for note in notes(found):
-        console.print(note, soft_wrap=True, markup=False, highlight=False)
+    with quiet(), _bar("trainings", refresh=True) as (count, begun), _refusals(begun):
+        found = compare(None, None, folder=options.folder / "trainings", on_progress=count, **arguments)
+    show(found, console, found.report)
     if options.shortened:
         console.print(f"{options.shortened}: the peak LR of a short run is too high for a long one", soft_wrap=True)
     paths = write(found, options.folder)
@@ -198,14 +192,14 @@ def _watched(
 
     ``begun`` is called once, when the folder exists.
     """
-    with _bar(what, refresh=False) as (show, bar_begun), _refusals(bar_begun):
+    with _bar(what, refresh=False) as (count, bar_begun), _refusals(bar_begun):
 
-        def show_all(*counts: int) -> None:
+        def count_all(*counts: int) -> None:
             if begun is not None and not bar_begun():
                 begun()
-            show(*counts)
+            count(*counts)
 
-        return compare_networks(network, data, schedules, on_progress=show_all, **options)
+        return compare_networks(network, data, schedules, on_progress=count_all, **options)
 
 
 @contextmanager
@@ -230,12 +224,12 @@ def _bar(what: str, refresh: bool) -> Iterator[tuple[OnProgress, Callable[[], bo
     )
     task = bar.add_task(what, running=0, failed=0)
 
-    def show(done: int, total: int, running: int, failed: int) -> None:
+    def count(done: int, total: int, running: int, failed: int) -> None:
         bar.start()
         bar.update(task, completed=done, total=total, running=running, failed=failed, refresh=True)
 
     try:
-        yield show, lambda: bar.live.is_started
+        yield count, lambda: bar.live.is_started
     finally:
         if bar.live.is_started:  # False if the arguments were refused
             bar.stop()
@@ -246,11 +240,7 @@ def _network(path: str | None, data: TabularDataModule) -> Callable[[], nn.Modul
     sizes = {"in_features": data.num_features, "classes": data.num_classes}
     if path is None:
         return lambda: SimpleNN(**sizes)
-    module, _, name = path.replace(":", ".").rpartition(".")
-    try:
-        made: Callable[..., nn.Module] = getattr(import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(f"--network must be module.Class, got {path!r}: {error}") from None
+    made = resolve("--network", path)
     try:
         taken = {key: size for key, size in sizes.items() if key in inspect.signature(made).parameters}
         network = made(**taken)

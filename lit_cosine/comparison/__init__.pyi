@@ -11,9 +11,9 @@ from ._evidence import CONTESTANTS as CONTESTANTS
 from ._evidence import gather as gather
 from ._evidence import record as record
 from ._networks import compare_networks as compare_networks
-from ._report import notes as notes
-from ._report import table as table
+from ._report import show as show
 from ._report import verdicts_table as verdicts_table
 from ._report import write as write
 from ._results import Comparison as Comparison
 from ._results import OnProgress as OnProgress
+from ._training import resolve as resolve

@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -132,8 +131,7 @@ def compare_networks(
         raise ValueError(f"batch_size must be at most the {rows} training rows, got {batch_size}")
     _check_network(example, training, parts[0])
     arms = list(product(named.values(), lrs))
-    size_of = partial(_block_size, training, parts[0])
-    size = size_of(len(seeds), len(arms))
+    size = _block_size(training, parts[0], len(seeds), len(arms))
     digests = [_digest(value for part in each for value in part) for each in parts]
     question = {
         "max_epochs": training.max_epochs,
@@ -196,7 +194,7 @@ def compare_networks(
     with Journal(folder, question) as journal, showing_so_far(lambda: (found(), f"{there.sum()} of {there.size}")):
         for row in journal.rows.values():
             fill(row)
-        blocks = _cut(~there, size_of)
+        blocks = _cut(~there, size)
         for number, part in runs.run(_Train(training, parts, seeds, table), blocks, tell):
             block = blocks[number]
             there[block.place] = True
@@ -219,12 +217,11 @@ def compare_networks(
 
 
 class Block(NamedTuple):
-    """A block's place in the grid (splits, seeds, arms), and the numbers of seeds and arms that it is padded to."""
+    """A block's place in the grid (splits, seeds, arms)."""
 
     split: int
     seeds: tuple[int, ...]
     arms: tuple[int, ...]
-    size: tuple[int, int]
 
     @property
     def place(self) -> Any:
@@ -232,31 +229,26 @@ class Block(NamedTuple):
         return np.ix_([self.split], self.seeds, self.arms)
 
 
-def _cut(missing: NDArray[np.bool_], size_of: Callable[[int, int], tuple[int, int]]) -> list[Block]:
-    """Return blocks of all members that are missing (splits, seeds, arms).
+def _cut(missing: NDArray[np.bool_], size: tuple[int, int]) -> list[Block]:
+    """Return blocks of at most ``size`` (seeds, arms) of all members that are missing (splits, seeds, arms).
 
-    The seeds of a split that miss the same arms make blocks together.
-
-    Args:
-        missing: Which members are to be trained.
-        size_of: Returns the size of the blocks for a number of seeds and of arms.
+    The seeds of a split that miss the same arms make blocks together. What is missing after a stop are whole blocks of
+    the grid, which are cut as they were before.
     """
     blocks = []
     for split, of_split in enumerate(missing):
         groups: dict[tuple[int, ...], list[int]] = {}
         for seed, of_seed in enumerate(of_split):
             groups.setdefault(tuple(np.flatnonzero(of_seed).tolist()), []).append(seed)
-        for arms, seeds in groups.items():
-            if arms:
-                size = size_of(len(seeds), len(arms))
-                blocks += [
-                    Block(split, tuple(seeds[seed : seed + size[0]]), arms[arm : arm + size[1]], size)
-                    for seed, arm in product(range(0, len(seeds), size[0]), range(0, len(arms), size[1]))
-                ]
+        blocks += [
+            Block(split, tuple(seeds[seed : seed + size[0]]), arms[arm : arm + size[1]])
+            for arms, seeds in groups.items()
+            for seed, arm in product(range(0, len(seeds), size[0]), range(0, len(arms), size[1]))
+        ]
     return blocks
 
 
-_ready: dict[tuple[str, int, tuple[int, int]], Ensemble] = {}
+_ready: dict[tuple[str, int, int, int], Ensemble] = {}
 """The programs that this process has used last; Ray sends the function anew with every block."""
 
 
@@ -268,19 +260,17 @@ class _Train:
         self._name = uuid4().hex
 
     def __call__(self, block: Block) -> NDArray[Any]:
-        (seeds, arms), name = block.size, (self._name, block.split, block.size)
+        seeds, arms = len(block.seeds), len(block.arms)
+        name = (self._name, block.split, seeds, arms)
         if name not in _ready:
-            _ready.clear()
+            if len(_ready) == 4:  # the blocks of a split have at most four sizes, because of those at the edges
+                _ready.clear()
             _ready[name] = Ensemble(self._training, *self._parts[block.split], seeds, arms)
-        # a block at the edge of the grid is padded with copies of its last members
-        rows, columns = [self._seeds[at] for at in block.seeds], self._table[:, block.arms]
-        columns = torch.cat([columns, columns[:, -1:].expand(-1, arms - columns.shape[1])], dim=1)
-        result = _ready[name].run([*rows, *[rows[-1]] * (seeds - len(rows))], columns)
+        result = _ready[name].run([self._seeds[at] for at in block.seeds], self._table[:, block.arms])
         members = np.zeros(seeds * arms, dtype=_member_type(self._training.max_epochs))
         for field, value in {**result.curves, **result.finals}.items():
             members[field] = value.movedim(-1, 0).numpy()
-        members = members.reshape(seeds, arms)
-        return members[: len(rows), : len(block.arms)]
+        return members.reshape(seeds, arms)
 
 
 def _member_type(epochs: int) -> np.dtype[Any]:

@@ -34,6 +34,7 @@ __all__ = [
     "member_records",
     "notes",
     "rows_as_records",
+    "show",
     "table",
     "verdicts_table",
     "write",
@@ -79,10 +80,16 @@ def as_text(comparison: Comparison) -> str:
     """Return the table as text, with what it cannot show below it."""
     # Jupyter would show it twice, and sets FORCE_COLOR
     console = Console(file=StringIO(), width=150, force_jupyter=False, force_terminal=False)
-    console.print(table(comparison))
+    show(comparison, console, comparison.report)
+    return console.file.getvalue()  # type: ignore[attr-defined, no-any-return]
+
+
+def show(comparison: Comparison, console: Console, *measures: Measure) -> None:
+    """Print a table of each measure, and below them what they cannot show."""
+    for measure in measures:
+        console.print(table(comparison, measure))
     for note in notes(comparison):
         console.print(note, soft_wrap=True, markup=False, highlight=False)
-    return console.file.getvalue()  # type: ignore[attr-defined, no-any-return]
 
 
 def notes(comparison: Comparison) -> list[str]:

@@ -177,12 +177,11 @@ class Comparison:
 
     def lr_range(self, schedule: str) -> tuple[float, float] | None:
         """Return the least and the greatest LR of ``schedule`` within a standard error of the best mean."""
-        best, sign = self.best_index(schedule), -1.0 if self.higher_is_better(self.select) else 1.0
+        best, losses = self.best_index(schedule), self._losses(schedule)
         if best is None:
             return None
-        columns = sign * self.values(self.select)[:, self._place(schedule)]
-        means = [mean(column).value for column in columns.T]
-        finite = columns[:, best][np.isfinite(columns[:, best])]
+        means = [mean(column).value for column in losses.T]
+        finite = losses[:, best][np.isfinite(losses[:, best])]
         error = float(finite.std(ddof=1)) / math.sqrt(len(finite)) if len(finite) > 1 else 0.0
         near = [lr for lr, value in zip(self.lrs, means, strict=True) if value <= means[best] + error]
         return min(near), max(near)
@@ -236,13 +235,9 @@ class Comparison:
 
         Only the LRs at which the fewest trainings diverged are considered; None where all trainings diverged.
         """
-        at, sign = self._place(schedule), -1.0 if self.higher_is_better(self.select) else 1.0
-        losses, diverged = sign * self.values(self.select)[:, at], self.diverged[:, at].sum(axis=0)
-        if not np.isfinite(losses).any():
-            return None
+        losses, diverged = self._losses(schedule), self.diverged[:, self._place(schedule)].sum(axis=0)
         there = [index for index in range(len(self.lrs)) if np.isfinite(losses[:, index]).any()]
-        fewest = [index for index in there if diverged[index] == diverged[there].min()]
-        return min(fewest, key=lambda index: float(np.nanmean(losses[:, index])))
+        return min(there, key=lambda index: (diverged[index], float(np.nanmean(losses[:, index]))), default=None)
 
     def table(self, measure: Measure | None = None) -> list[Row]:
         """Return a row for every schedule at its best LR; differences are one family for Holm's correction.
@@ -314,6 +309,11 @@ class Comparison:
         means = [mean(column).value for column in self.values(measure)[:, self._place(schedule)].T]
         finite = [value for value in means if math.isfinite(value)]
         return float(np.std(finite, ddof=1)) if len(finite) > 1 else math.nan
+
+    def _losses(self, schedule: str) -> NDArray[np.float64]:
+        """Return ``select`` of ``schedule`` with the sign with which less is better (units, lrs)."""
+        sign = -1.0 if self.higher_is_better(self.select) else 1.0
+        return sign * self.values(self.select)[:, self._place(schedule)]
 
     def _place(self, schedule: str) -> int:
         if schedule not in self.schedules:
