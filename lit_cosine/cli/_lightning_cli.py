@@ -64,15 +64,8 @@ class RunComplete(Exception):
 class ArticleCLI(LightningCLI):
     """LightningCLI with the sizes of the network linked to the data, and a folder for each run.
 
-    Args:
-        command: ``"train"``, ``"test"`` or ``"predict"``.
-        arguments: The command line.
-        callbacks: More callbacks for the Trainer.
-
-    Attributes:
-        root: The folder of runs.
-        made: The run's folder, where this process has made it.
-        resumed: The folder of the run that is continued.
+    ``root`` is the folder of runs, ``made`` the run's where this process has made it, ``resumed`` that of the run that
+    is continued.
     """
 
     def __init__(self, command: str, arguments: Sequence[str], callbacks: Sequence[Callback] = ()) -> None:
@@ -254,7 +247,7 @@ class _SaveConfig(SaveConfigCallback):
 
 
 class _SaveChangedConfig(SaveConfigCallback):
-    """Writes the configuration of a resumed run, under which a later resume continues; the old one is kept beside it.
+    """Writes the configuration of a resumed run when training starts, and keeps the old one beside it.
 
     Lightning's own callback writes in ``setup``, before the checkpoint is restored, which may still refuse the run.
     """
@@ -287,10 +280,7 @@ def check_numbers(config: Namespace) -> None:
 
 
 def restored(command: str, arguments: Sequence[str]) -> tuple[ArticleCLI, LitClassifier]:
-    """Return the command line and the model of its ``--ckpt_path``.
-
-    Without ``--config`` the configuration in the checkpoint's run folder is used, because it describes the data.
-    """
+    """Return the command line and the model of its ``--ckpt_path``; without ``--config`` that of its run is used."""
     arguments = with_underscores(arguments)
     options = dict(given(arguments))
     if "--ckpt_path" in options and not {"-c", "--config"} & {*options}:

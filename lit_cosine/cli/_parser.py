@@ -36,13 +36,7 @@ class _Formatter(RawDescriptionHelpFormatter, DefaultHelpFormatter):
 
 
 def command_parser(command: str, description: str, examples: str = "") -> ArgumentParser:
-    """Return the parser of ``lit-cosine COMMAND``.
-
-    Args:
-        command: The subcommand.
-        description: What it does.
-        examples: Command lines to copy, one a line.
-    """
+    """Return the parser of ``lit-cosine COMMAND``; ``examples`` are command lines to copy, one a line."""
     epilog = f"examples:\n{dedent(examples).strip()}" if examples else None
     return ArgumentParser(
         prog=f"lit-cosine {command}",
@@ -55,11 +49,7 @@ def command_parser(command: str, description: str, examples: str = "") -> Argume
 
 
 def parse(parser: ArgumentParser, arguments: Sequence[str]) -> Namespace:
-    """Return the options that ``arguments`` give.
-
-    Raises:
-        ArgumentError: If they are refused.
-    """
+    """Return the options that ``arguments`` give, or raise an ``ArgumentError``."""
     arguments = with_underscores(arguments)
     refuse_unknown(arguments, option_names(parser))
     try:
@@ -102,9 +92,7 @@ def _with_underscores(argument: str) -> str:
 
 
 def up_to_help(arguments: Sequence[str]) -> list[str]:
-    """Return the command line up to the first ``--NAME.help [CLASS]``.
-
-    jsonargparse would take what follows for options of that class, and exit by itself.
+    """Return the command line up to the first ``--NAME.help [CLASS]``, after which jsonargparse exits by itself.
 
     >>> up_to_help(["--a", "1", "--trainer.strategy.help", "DDPStrategy", "--b=2"])
     ['--a', '1', '--trainer.strategy.help', 'DDPStrategy']
@@ -131,9 +119,6 @@ def given(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
 def refuse_unknown(arguments: Iterable[str], known: Sequence[str]) -> None:
     """Refuse an option that is not ``known``, with the nearest one that is.
 
-    Raises:
-        ArgumentError: If there is one.
-
     >>> refuse_unknown(["--seed", "3"], ["--seeds", "--lrs"])
     Traceback (most recent call last):
     argparse.ArgumentError: unknown option --seed; did you mean --seeds?
@@ -149,11 +134,7 @@ _REFUSED_NAME = re.compile(r"(?i:unrecognized arguments: --([\w.]+))|Group '([\w
 
 
 def with_name_hint(message: str, options: Sequence[str]) -> str:
-    """Return jsonargparse's refusal of a name, with the name that was probably meant.
-
-    Args:
-        message: The refusal.
-        options: Names of the options, as ``model.lr``.
+    """Return jsonargparse's refusal of a name, with the one of ``options`` that was probably meant.
 
     >>> with_name_hint("Unrecognized arguments: --model.lrr 0.1", ["model.lr", "model.warmup"])
     'Unrecognized arguments: --model.lrr 0.1; did you mean model.lr?'
@@ -170,10 +151,7 @@ def with_name_hint(message: str, options: Sequence[str]) -> str:
 
 
 def one_sentence(message: str) -> str:
-    """Return a message as one line.
-
-    Of jsonargparse's report on a union of types, the reasons and the value are kept.
-    """
+    """Return a message as one line; of jsonargparse's report on a union of types, the reasons and the value."""
     # where a class is accepted, a file that describes one is too; a misspelt class was not meant as a file
     message = re.sub(r"\n *- Expected a path but .* invalid", "", message)
     # in a list of classes, one that refused an argument was not meant as a list of another form

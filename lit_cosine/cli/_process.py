@@ -76,12 +76,9 @@ def in_one_process() -> Iterator[None]:
 
 @contextmanager
 def refusing(unless: TrainingBegan | None = None, made: Path | None = None) -> Iterator[None]:
-    """Turn an error in the input into an ``ArgumentError`` of one sentence, until training has begun.
+    """Turn an error in the input into an ``ArgumentError`` of one sentence, ``unless`` training has begun.
 
-    Args:
-        unless: Whether training has begun.
-        made: The run's new folder, which is removed if training has not begun and it holds no checkpoint (training in
-            forked processes begins there).
+    The run's new folder ``made`` is removed then, if it has no checkpoint, as of a training in forked processes.
     """
     try:
         yield

@@ -34,12 +34,7 @@ _FLAGS_APPLY = {"model": {"on_resize"}, "data": {"init_args.num_workers"}}
 
 
 class AlreadyRead(SafeCheckpointIO):
-    """Passes a checkpoint that has been read to the Trainer, which would otherwise read the file again.
-
-    Args:
-        path: The path that the Trainer is given.
-        checkpoint: The contents of the file.
-    """
+    """Passes the ``checkpoint`` that was read from ``path`` to the Trainer, which would otherwise read it again."""
 
     def __init__(self, path: Path, checkpoint: dict[str, Any]) -> None:
         super().__init__()
@@ -57,15 +52,11 @@ class AlreadyRead(SafeCheckpointIO):
 
 
 def checkpoint_to_resume(asked: str, root: str | Path) -> tuple[Path, dict[str, Any]]:
-    """Return the checkpoint that ``--resume`` or ``--resume PATH`` means: its path and its contents.
+    """Return path and contents of the checkpoint that ``--resume`` or ``--resume PATH`` means.
 
     Args:
         asked: A checkpoint, a run's folder, or an empty string for the last run in ``root`` that has a checkpoint.
         root: The folder of runs ``run_1``, ``run_2``, …
-
-    Raises:
-        ValueError: If there is nothing to resume, or no configuration beside it.
-        CheckpointError: If the checkpoint is damaged or refused.
     """
     if asked:
         run = Path(asked)
@@ -105,9 +96,7 @@ def _check_configuration(checkpoint: Path) -> None:
 def reconcile(saved: Namespace, given: Namespace) -> tuple[Namespace, list[str]]:
     """Return the configuration to continue with, and a sentence for every flag that differs from the run's.
 
-    Args:
-        saved: The run's configuration.
-        given: The same, changed by the command line's flags.
+    ``saved`` is the run's configuration, ``given`` the same, changed by the command line's flags.
     """
     said = []
     before, now = saved.as_flat().__dict__, given.as_flat().__dict__
@@ -130,11 +119,7 @@ def reconcile(saved: Namespace, given: Namespace) -> tuple[Namespace, list[str]]
 
 
 def check_hyperparameters(checkpoint: dict[str, Any], model: LightningModule, run: Path) -> None:
-    """Refuse a run whose config.yaml was changed after the checkpoint was trained.
-
-    Raises:
-        CheckpointError: If a hyperparameter of ``model`` differs from the checkpoint's.
-    """
+    """Refuse a run whose config.yaml was changed after the checkpoint was trained."""
     trained = hyperparameters(checkpoint)
     for name, value in dict(model.hparams).items():
         if name in trained and trained[name] != value and name not in _FLAGS_APPLY["model"]:
@@ -145,11 +130,7 @@ def check_hyperparameters(checkpoint: dict[str, Any], model: LightningModule, ru
 
 
 def hyperparameters(checkpoint: dict[str, Any]) -> dict[str, Any]:
-    """Return the model's hyperparameters in a checkpoint, which may come from anywhere.
-
-    Raises:
-        CheckpointError: If they are no dict, or a SimpleNN's sizes are not those of its weights.
-    """
+    """Return the model's hyperparameters in a checkpoint, which may come from anywhere."""
     values = checkpoint.get("hyper_parameters", {})
     network = values.get("network", {}) if isinstance(values, dict) else None
     sizes = network.get("init_args", {}) if isinstance(network, dict) else None
@@ -167,12 +148,7 @@ def hyperparameters(checkpoint: dict[str, Any]) -> dict[str, Any]:
 
 
 def check_progress(checkpoint: dict[str, Any], max_epochs: int | None, max_steps: int) -> str:
-    """Return the options that would have to grow for the run to continue: it has done its epochs or its steps.
-
-    Raises:
-        CheckpointError: If the checkpoint does not say how far the run is.
-        ValueError: If ``max_epochs`` is below the number of epochs that the run has done.
-    """
+    """Return the options that would have to grow for the run to continue: it has done its epochs or its steps."""
     try:
         epochs = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
         steps = as_integer("global_step", checkpoint["global_step"], least=0)

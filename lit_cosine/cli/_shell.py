@@ -40,12 +40,7 @@ _previous: dict[int, Any] = {}
 
 
 class Stopped(SystemExit):
-    """The command was stopped by a signal.
-
-    Args:
-        status: Exit status, 128 + the signal's number.
-        sentence: What the user can do now.
-    """
+    """The command was stopped by a signal: status 128 + its number; ``sentence`` tells what the user can do now."""
 
     def __init__(self, status: int, sentence: str = "") -> None:
         super().__init__(status)
@@ -64,8 +59,7 @@ def command_line(*words: object) -> str:
 def rank_zero_ended() -> bool:
     """Return whether this process belongs to a distributed run whose rank 0 ends too, and waits for that.
 
-    Nearly always all processes of a run refuse the same thing, and rank 0, which is the parent of the others under
-    Lightning's launcher, gives the reason. A process that ends alone has to give it itself.
+    Rank 0, the parent of the others under Lightning's launcher, gives the reason; a process that ends alone must.
     """
     if os.environ.get("LOCAL_RANK", "0") == "0":
         return False

@@ -26,11 +26,7 @@ _DOTTED = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
 
 
 def check_trusted(path: Path) -> None:
-    """Refuse a run's configuration that names code or files outside of lit_cosine, torch.nn and Lightning.
-
-    Raises:
-        ValueError: If it does, and the message names the first such value; or if it is no configuration.
-    """
+    """Refuse a run's configuration that names code or files outside of lit_cosine, torch.nn and Lightning."""
     content = read_yaml(path)
     if not isinstance(content, dict):
         raise ValueError(f"{path} must hold options by name, got {shown(content)}")

@@ -154,11 +154,7 @@ def _check_schedule(where: str, name: str) -> None:
 
 
 def configurations(arguments: Sequence[str]) -> Iterator[tuple[str, Mapping[str, object]]]:
-    """Yield the path and contents of every ``--config FILE``.
-
-    Raises:
-        ArgumentError: If a file cannot be read or holds no mapping.
-    """
+    """Yield the path and contents of every ``--config FILE``."""
     for name, path in given(arguments):
         if name not in ("--config", "-c"):
             continue
@@ -176,12 +172,7 @@ def configurations(arguments: Sequence[str]) -> Iterator[tuple[str, Mapping[str,
 
 
 def located(message: str, arguments: Sequence[str]) -> str:
-    """Return a refusal with the file and line of the key it begins with, where a ``--config`` alone has given that.
-
-    Args:
-        message: The refusal, such as ``model.lr: Expected a number``.
-        arguments: The command line after the subcommand.
-    """
+    """Return a refusal with the file and line of the key it begins with, where a ``--config`` alone has given that."""
     found = re.match(r"(?i:Group '([\w.]+)' does not accept option ')?(\w+(?:\.\w+)*)", message)
     options = list(given(with_underscores(arguments)))
     files = [path for name, path in options if name in ("--config", "-c")]

@@ -47,11 +47,7 @@ def read_yaml(path: str | Path) -> Any:
 
 
 def lines_of(path: str | Path, key: str) -> list[int]:
-    """Return the lines of a YAML file that hold ``key``, dotted, as a whole or as the end of a longer one.
-
-    Raises:
-        ValueError: As in :func:`read_yaml`.
-    """
+    """Return the lines of a YAML file that hold ``key``, dotted, as a whole or as the end of a longer one."""
     read_yaml(path)  # within its limits the loop ends
     found = []
     left = [("", yaml.compose(Path(path).read_text(encoding="utf-8"), Loader=yaml.SafeLoader))]
@@ -68,11 +64,7 @@ def lines_of(path: str | Path, key: str) -> list[int]:
 
 
 def parse_yaml(text: str, name: str) -> Any:
-    """Return what the YAML ``text`` holds; ``name`` is what a message calls it.
-
-    Raises:
-        ValueError: As in :func:`read_yaml`.
-    """
+    """Return what the YAML ``text`` holds; ``name`` is what a message calls it."""
     try:
         _check(text, name)
         return yaml.safe_load(text)

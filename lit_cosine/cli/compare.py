@@ -11,8 +11,8 @@ import sys
 from argparse import ArgumentError
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from jsonargparse import Namespace
 from rich.console import Console
@@ -60,37 +60,29 @@ _KEPT = "finished trainings are kept, and the same command continues from there"
 
 
 def compare_schedules(arguments: Sequence[str]) -> None:
-    """Run ``lit-cosine compare``.
-
-    Args:
-        arguments: The command line after ``compare``.
-
-    Raises:
-        ArgumentError: If an argument is wrong; the message is one sentence.
-    """
+    """Run ``lit-cosine compare``."""
     options = parse(arguments)
     console = Console(width=None if sys.stdout.isatty() else 150, markup=False)
     if options.engine == "ray":
         open_door = "Ray listens on all network interfaces and asks for no password, unless RAY_AUTH_MODE=token"
         print(open_door, file=sys.stderr)
-    with _one_sentence(options.folder):
-        try:
-            if options.claims:
-                _claims(options, console, arguments)
-            else:
-                _compare(options, console) if options.config is None else _compare_module(options, console)
-        except SystemExit as stop:
-            if stop.code not in STOPPED:
-                raise
-            raise Stopped(int(stop.code), _KEPT) from None
+    try:
+        if options.claims:
+            _claims(options, console, arguments)
+        else:
+            _compare(options, console) if options.config is None else _compare_module(options, console)
+    except SystemExit as stop:
+        if stop.code not in STOPPED:
+            raise
+        raise Stopped(int(stop.code), _KEPT) from None
+    except OSError as error:  # a disk that is full, or fails
+        what = f"cannot write to {error.filename or options.folder}: {error.strerror or error}"
+        raise ArgumentError(None, f"{what}; {_KEPT}") from None
 
 
 @contextmanager
 def _refusals(begun: Callable[[], bool] = lambda: False) -> Iterator[None]:
-    """Show what is raised before any training as a fault of the command line.
-
-    An error that is raised later, in a training or a report, is not the user's fault and keeps its traceback.
-    """
+    """Show what is raised before any training as a fault of the command line; a later error keeps its traceback."""
     try:
         yield
     except (ValueError, TypeError) as error:
@@ -100,23 +92,15 @@ def _refusals(begun: Callable[[], bool] = lambda: False) -> Iterator[None]:
         raise ArgumentError(None, f"{error}{hint}") from None
 
 
-@contextmanager
-def _one_sentence(folder: Path) -> Iterator[None]:
-    """Show a disk that is full, or fails, in one sentence; finished blocks are on it."""
-    try:
-        yield
-    except OSError as error:
-        what = f"cannot write to {error.filename or folder}: {error.strerror or error}"
-        raise ArgumentError(None, f"{what}; {_KEPT}") from None
-
-
 def _compare(options: Namespace, console: Console) -> None:
     name = options.data or "article"
     data = DATA[name]()
     schedules, folder = options.schedules or FIELD, options.folder
     with _refusals():
         make = _network(options.network, data)
-    common = _common(options)
+    names = [*("lrs", "seeds", "max_epochs", "batch_size", "optimizer", "weight_decay", "momentum")]
+    names += ["splits", "engine", "workers", "timeout", "address"]
+    common = {name: options[name] for name in names}
 
     def draw_schedules() -> None:
         picture = folder / "schedules.png"
@@ -127,11 +111,14 @@ def _compare(options: Namespace, console: Console) -> None:
         console.print(f"Schedules: {picture}", soft_wrap=True)
 
     where = {"folder": folder / "trainings", "baseline": options.baseline}
-    found = _watched("schedules", make, data, schedules, begun=draw_schedules, **where, **common)
+    with _bar("schedules", refresh=False, first=draw_schedules) as count:
+        found = compare_networks(make, data, schedules, on_progress=count, **where, **common)
     floors = None
     if options.schedules is None:
-        floors = _watched("floors", make, data, FLOORS, folder=folder / "floors", **common)
-    paths = write(found, folder, floors, {"data": name, "network_size": _size(make)})
+        with _bar("floors", refresh=False) as count:
+            floors = compare_networks(make, data, FLOORS, on_progress=count, folder=folder / "floors", **common)
+    size = sum(parameter.numel() for parameter in make().parameters())
+    paths = write(found, folder, floors, {"data": name, "network_size": size})
     show(found, console, *found.finals)
     console.print(f"Written to {folder}: {', '.join(path.name for path in paths.values())}", soft_wrap=True)
     console.print(f"View in TensorBoard: {command_line('board', paths['tensorboard'])}", soft_wrap=True)
@@ -140,8 +127,8 @@ def _compare(options: Namespace, console: Console) -> None:
 def _compare_module(options: Namespace, console: Console) -> None:
     """Compare on the module of a LightningCLI configuration."""
     names = {"config", *MODULE_OPTIONS, *OF_BOTH} - {"folder", "fraction", "help", "max_epochs"}
-    arguments = {name: getattr(options, name) for name in sorted(names)}
-    with quiet(), _bar("trainings", refresh=True) as (count, begun), _refusals(begun):
+    arguments = {name: options[name] for name in sorted(names)}
+    with quiet(), _bar("trainings", refresh=True) as count:
         found = compare(None, None, folder=options.folder / "trainings", on_progress=count, **arguments)
     show(found, console, found.report)
     if options.shortened:
@@ -159,11 +146,8 @@ def _claims(options: Namespace, console: Console, arguments: Sequence[str]) -> N
         "is not trained again",
         soft_wrap=True,
     )
-    wanted = {key: getattr(options, key) for key in ("splits", "seeds", "max_epochs", "workers")}
-
-    def say(line: str) -> None:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
-
+    wanted = {key: options[key] for key in ("splits", "seeds", "max_epochs", "workers")}
+    say = partial(console.print, markup=False, highlight=False, soft_wrap=True)
     with _refusals(), quiet():
         evidence = {name: gather(name, options.folder, say=say, **wanted) for name in names}
     verdicts = judge(evidence)
@@ -173,66 +157,31 @@ def _claims(options: Namespace, console: Console, arguments: Sequence[str]) -> N
     console.print(f"Written to {options.folder}: claims.json", soft_wrap=True)
 
 
-def _common(options: Namespace) -> dict[str, Any]:
-    """Return the options that every comparison of a command shares."""
-    names = [*("lrs", "seeds", "max_epochs", "batch_size", "optimizer", "weight_decay", "momentum")]
-    names += ["splits", "engine", "workers", "timeout", "address"]
-    return {name: getattr(options, name) for name in names}
-
-
-def _watched(
-    what: str,
-    network: Callable[[], nn.Module],
-    data: Any,
-    schedules: dict[str, Schedule],
-    begun: Callable[[], None] | None = None,
-    **options: Any,
-) -> Comparison:
-    """Compare under a progress bar.
-
-    ``begun`` is called once, when the folder exists.
-    """
-    with _bar(what, refresh=False) as (count, bar_begun), _refusals(bar_begun):
-
-        def count_all(*counts: int) -> None:
-            if begun is not None and not bar_begun():
-                begun()
-            count(*counts)
-
-        return compare_networks(network, data, schedules, on_progress=count_all, **options)
-
-
 @contextmanager
-def _bar(what: str, refresh: bool) -> Iterator[tuple[OnProgress, Callable[[], bool]]]:
-    """Yield a function that shows a progress bar on stderr, and one that tells whether it has been called.
+def _bar(what: str, refresh: bool, first: Callable[[], None] = lambda: None) -> Iterator[OnProgress]:
+    """Yield a function that shows a progress bar on stderr; ``first`` is called before it appears.
 
-    Args:
-        what: The trainings.
-        refresh: Whether a thread moves the clock of the bar on, which processes that are forked meanwhile do not bear.
+    With ``refresh`` a thread moves its clock on, which processes that are forked meanwhile do not bear.
     """
     console = Console(stderr=True)
-    ends = (MofNCompleteColumn(), TextColumn(_COUNTS), TimeElapsedColumn(), TextColumn("elapsed,"))
     begins = (TextColumn("{task.description}"), BarColumn(20)) if console.width >= 110 else ()
-    bar = Progress(
-        *begins,
-        *ends,
-        TimeRemainingColumn(),
-        TextColumn("remaining"),
-        console=console,
-        auto_refresh=refresh,
-        refresh_per_second=2,
-    )
+    counts = (MofNCompleteColumn(), TextColumn(_COUNTS))
+    times = (TimeElapsedColumn(), TextColumn("elapsed,"), TimeRemainingColumn(), TextColumn("remaining"))
+    bar = Progress(*begins, *counts, *times, console=console, auto_refresh=refresh, refresh_per_second=2)
     task = bar.add_task(what, running=0, failed=0)
 
     def count(done: int, total: int, running: int, failed: int) -> None:
-        bar.start()
+        if not bar.live.is_started:
+            first()
+            bar.start()
         bar.update(task, completed=done, total=total, running=running, failed=failed, refresh=True)
 
-    try:
-        yield count, lambda: bar.live.is_started
-    finally:
-        if bar.live.is_started:  # False if the arguments were refused
-            bar.stop()
+    with _refusals(lambda: bar.live.is_started):
+        try:
+            yield count
+        finally:
+            if bar.live.is_started:  # False if the arguments were refused
+                bar.stop()
 
 
 def _network(path: str | None, data: TabularDataModule) -> Callable[[], nn.Module]:
@@ -250,8 +199,3 @@ def _network(path: str | None, data: TabularDataModule) -> Callable[[], nn.Modul
     if not isinstance(network, nn.Module):
         raise ValueError(f"--network must make a torch.nn.Module, {path} made {type(network).__name__}")
     return lambda: made(**taken)
-
-
-def _size(make: Callable[[], nn.Module]) -> int:
-    """Return the number of parameters."""
-    return sum(parameter.numel() for parameter in make().parameters())

@@ -121,10 +121,9 @@ def _function(path: str) -> Any:
 
 
 def _imported(module: str) -> Any:
-    """Return the module, imported without garbage collection.
+    """Return the module, imported without garbage collection, which finds nothing and takes a third of the time.
 
-    Collections while torch and lightning load find nothing and take a third of the time. Freezing what they have
-    loaded keeps later collections from looking through it.
+    Freezing what torch and lightning have loaded keeps later collections from looking through it.
     """
     if module in sys.modules or not gc.isenabled():
         return import_module(module)

@@ -57,10 +57,7 @@ def train(arguments: Sequence[str]) -> None:
 
 
 def test(arguments: Sequence[str]) -> None:
-    """Measure a checkpoint on the test rows of the data it was trained on.
-
-    Arguments and errors are those of :func:`train`.
-    """
+    """Measure a checkpoint on the test rows of the data it was trained on."""
     with quiet(), refusing():
         cli, model = restored("test", arguments)
         measured = cli.trainer.test(model, datamodule=cli.datamodule, verbose=False)

@@ -41,15 +41,9 @@ def flatter_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Found:
-    """A schedule at the best LR of its grid.
+    """A schedule at the best LR of its grid, where ``grid`` is the mean validation loss by LR.
 
-    Attributes:
-        schedule: The curve.
-        lr: The best peak LR.
-        grid: Mean validation loss by LR.
-        at_edge: Whether the best is at an end of the grid.
-        tried: The trainings of the grid.
-        final: Those at the best LR, over every split.
+    ``tried`` are the trainings of the grid, ``final`` those at the best LR over every split.
     """
 
     schedule: Schedule
@@ -67,13 +61,9 @@ class Found:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What was trained on one data set.
+    """What was trained on one data set: the contestants by name, and the cosine in ``HALF`` the epochs.
 
-    Attributes:
-        field: The contestants by name, and the cosine in ``HALF`` the epochs.
-        steps: Optimizer steps of a training.
-        steep: The cosine under plain SGD; None where it was not trained.
-        flat: The same on a surface that is ten times flatter.
+    ``steep`` is the cosine under plain SGD, ``flat`` the same on a surface that is ten times flatter.
     """
 
     field: Mapping[str, Found]
@@ -86,15 +76,8 @@ class Evidence:
 class ClaimVerdict:
     """The verdict on a claim on one data set.
 
-    Attributes:
-        claim: The claim.
-        data: Name of the data set.
-        verdict: ``"supported"``, ``"opposite"`` or ``"undecided"``.
-        effect: The difference with its interval, as text, and why there is no verdict.
-        difference: The difference; the claim says that it is negative.
-        low: Lower end of its interval.
-        high: Upper end.
-        p: Holm's adjusted p-value over the family.
+    ``effect`` is the difference with its interval as text, and why there is no verdict. The claim says that the
+    difference is negative; ``p`` is Holm's adjusted p-value over the family.
     """
 
     claim: str
@@ -112,13 +95,9 @@ _Quantities = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 @dataclass(frozen=True)
 class Claim:
-    """A claim: that the first of two quantities of every split is lower than the second.
+    """A claim: that the first of two quantities of every split, which ``measure`` returns, is lower than the second.
 
-    Attributes:
-        claim: What is claimed.
-        measure: Returns both quantities (splits,).
-        needs: The contestants whose best LRs must be inside their grids.
-        unit: Of the quantities.
+    The best LRs of the contestants that it ``needs`` must be inside their grids.
     """
 
     claim: str

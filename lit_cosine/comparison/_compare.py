@@ -199,10 +199,7 @@ def compare(
 
 
 def _centres(schedules: Mapping[str, Schedule]) -> dict[str, int]:
-    """Return the centre of each schedule's grid as a power of 3, in multiples of the module's own LR.
-
-    That of the first schedule is 1, the others are moved by the ratio of the peaks of their convergence bounds.
-    """
+    """Return the centre of each schedule's grid as a power of 3: the peak of its bound over that of the first."""
     peaks = {name: convergence_bound(schedule, _BOUND_STEPS).peak for name, schedule in schedules.items()}
     first = next(iter(peaks.values()))
     return {name: round(math.log(peak / first, 3.0)) for name, peak in peaks.items()}

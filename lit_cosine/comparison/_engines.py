@@ -52,13 +52,10 @@ class Engine:
         name: ``"serial"``, ``"local"`` or ``"ray"``.
         workers: Trainings at a time with ``"local"`` and a local Ray; the CPUs where None, at most one for each item.
         timeout: Seconds that a training may take, the start of its process included; only with ``"local"``.
-        address: ``host:port`` of a Ray cluster; a local Ray is started where None.
+        address: ``host:port`` of a Ray cluster; a local one is started where None.
         cpus: CPUs of a training under Ray.
         gpus: GPUs of a training under Ray.
         fork: Whether ``"local"`` forks this process, which saves the imports; not for functions that may use a GPU.
-
-    Raises:
-        ValueError: If an argument is out of range, Ray is missing, or no cluster answers at ``address``.
     """
 
     name: EngineName = "local"
@@ -94,10 +91,7 @@ class Engine:
     ) -> Iterator[tuple[int, Any]]:
         """Yield (number, result or Failure) for every item as it finishes.
 
-        Args:
-            function: What is done with each item.
-            items: The items.
-            tell: Called at the start, and when the taker of a result asks for the next, with the number that run.
+        ``tell`` gets the number of items that run, at the start and each time that the next result is asked for.
         """
         at_a_time = 0
 
@@ -241,12 +235,9 @@ class _Process:
 
 
 def _serve(pipe: Connection, function: Any, parent: int) -> None:
-    """Answer items with (result, exception, its traceback) until the pipe is closed.
+    """Answer items with (result, exception, its traceback) until the pipe is closed, and end with the ``parent``.
 
-    Args:
-        pipe: The other end has the items.
-        function: A function, or the pickle of one.
-        parent: The process to end with.
+    ``function`` may be the pickle of one.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # at Ctrl-C the parent ends its processes
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()

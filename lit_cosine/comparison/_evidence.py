@@ -80,16 +80,16 @@ def gather(
     workers: int | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> Evidence:
-    """Train the contestants on a data set, and return each at its best LR.
+    """Train the contestants on a data set, one of ``SECONDS``, and return each at its best LR.
 
     Args:
-        name: One of ``SECONDS``.
+        name: The data set.
         folder: Keeps finished trainings: the same call continues after a stop.
         splits: How many splits of the data the best LRs are measured on, >= 1.
         seeds: Seeds in each split of tabular data, >= 1; the other tasks have one.
         max_epochs: Length of each training; the task's where None.
         contestants: The schedules.
-        workers: Trainings at a time of a task that has a module of its own, in processes; None trains in this one.
+        workers: Processes of a task that has a module of its own; None trains in this one.
         say: Called with a line for each schedule that is done.
     """
     tabular = name in _TABULAR

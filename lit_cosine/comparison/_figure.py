@@ -28,11 +28,7 @@ def draw(comparison: Comparison, floors: Comparison | None = None) -> Figure:
     """Return the figure: LR curves, loss curves with bands, loss against peak LR, and a heat map of LR x floor.
 
     Where there is one LR, the means of the schedules take the place of the last two. Panels of curves show at most
-    eight schedules: the baseline and the best.
-
-    Args:
-        comparison: What to draw.
-        floors: A comparison of cosines with several floors; without one, the heat map is of LR x schedule.
+    eight schedules: the baseline and the best. Without ``floors``, cosines, the heat map is of LR x schedule.
     """
     one_lr = len(comparison.lrs) == 1
     figure = Figure(figsize=(13.6, 4) if one_lr else (12, 8), dpi=125, layout="constrained")

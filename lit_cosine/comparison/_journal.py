@@ -32,12 +32,8 @@ def key_of(item: Mapping[str, Any]) -> str:
 class Journal:
     """Finished rows by key, in ``folder/journal.jsonl``; without a folder in memory alone.
 
-    Args:
-        folder: The folder, which holds this question or nothing; None keeps nothing.
-        question: What all rows have in common, as plain data.
-
-    Raises:
-        ValueError: If the folder holds something else, another question, or belongs to a running process.
+    The folder holds the rows of this ``question``, what all have in common as plain data, or nothing; another one, and
+    that of a running process, is a ValueError.
     """
 
     def __init__(self, folder: str | Path | None, question: Mapping[str, Any]) -> None:

@@ -125,11 +125,7 @@ def write(
 ) -> dict[str, Path]:
     """Write ``table.csv``, ``members.csv``, ``curves.csv``, ``results.json``, ``figure.png`` and ``tensorboard/``.
 
-    Args:
-        comparison: What to write.
-        folder: Where; made if it does not exist.
-        floors: A comparison of cosines with several floors, for the heat map.
-        columns: Further cells of the HParams table, by column.
+    ``floors`` are cosines with several floors for the heat map, ``columns`` further cells of the HParams table.
     """
     folder.mkdir(parents=True, exist_ok=True)
     records = rows_as_records(comparison)

@@ -325,8 +325,7 @@ class Comparison:
 def showing_so_far(found: Callable[[], tuple[Comparison, str]]) -> Iterator[None]:
     """Print the table of the trainings so far when a comparison is stopped.
 
-    Args:
-        found: Returns them, and how many of how many they are.
+    ``found`` returns them, and how many of how many they are.
     """
     try:
         yield

@@ -48,13 +48,7 @@ _QUIET: dict[str, Any] = {
 def resolve(name: str, given: Any) -> Maker:
     """Return the class or function that ``given`` is, or that it names as ``module:Name`` or ``module.Name``.
 
-    Args:
-        name: The argument that a message names.
-        given: What was given.
-
-    Raises:
-        TypeError: If it is neither, or no other process could import it.
-        ValueError: If there is no such name.
+    Another type, and what no other process could import, is a TypeError; a name that is none a ValueError.
     """
     if isinstance(given, str):
         module, _, attribute = given.replace(":", ".").rpartition(".")
@@ -80,11 +74,8 @@ class Train:
     """Runs a training and returns its row: status, reason, metrics, curve, LR, digest of its start, and counts.
 
     A training is a dict with ``seed``, ``split``, ``schedule`` and ``scale`` or ``lr``; ``trainer`` with the Trainer's
-    arguments, or ``config`` with LightningCLI's; ``metric`` and ``mode``; ``split_arg``.
-
-    Args:
-        module: Makes the module; None with ``config``.
-        data: Makes the DataModule; None where the module has its own loaders.
+    arguments, or ``config`` with LightningCLI's; ``metric`` and ``mode``; ``split_arg``. ``module`` makes the module
+    (None with ``config``), ``data`` the DataModule (None where the module has its own loaders).
     """
 
     module: Maker | None

@@ -66,16 +66,11 @@ class Ensemble:
         train: Training rows.
         val: Validation rows.
         test: Test rows.
-        seeds: Number of seeds in a block, >= 1; 1 for a network that draws random numbers in training (see
-            ``draws_random``).
-        arms: Number of arms of each seed, >= 1.
+        seeds: Seeds in a block, >= 1; 1 for a network that draws random numbers in training (``draws_random``).
+        arms: Arms of each seed, >= 1.
 
     Raises:
         NotStackable: If members of this network cannot be trained as one; the message says why.
-
-    Attributes:
-        draws_random: Whether the network draws random numbers in training, as dropout does.
-        bytes_per_member: Memory of weights, optimizer and activations, for the choice of a block's size.
     """
 
     def __init__(self, training: Training, train: Rows, val: Rows, test: Rows, seeds: int, arms: int) -> None:
@@ -224,12 +219,7 @@ class Ensemble:
                 )
 
     def run(self, seeds: Sequence[int], learning_rates: Tensor) -> BlockResult:
-        """Train one block and return its results.
-
-        Args:
-            seeds: The seeds of the block, each >= 0.
-            learning_rates: The LR of every arm at every step (steps, arms), see :func:`learning_rates`.
-        """
+        """Train the ``seeds`` of a block with the LR of every arm at every step, (steps, arms)."""
         if len(seeds) != self.seeds:
             raise ValueError(f"seeds must be {self.seeds}, got {len(seeds)}")
         rows = len(self._train[0])

@@ -71,12 +71,7 @@ def accuracy(outputs: Tensor, targets: Tensor) -> Tensor:
 
 
 class Metric(NamedTuple):
-    """A quantity that is measured beside the loss, on validation rows after each epoch and on test rows at the end.
-
-    Args:
-        measure: Maps (outputs, targets) of some rows to their mean.
-        higher_is_better: Whether more of it is better.
-    """
+    """A quantity beside the loss; ``measure`` maps (outputs, targets) of some rows to their mean."""
 
     measure: Callable[[Tensor, Tensor], Tensor]
     higher_is_better: bool

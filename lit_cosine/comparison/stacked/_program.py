@@ -49,8 +49,7 @@ _SHAPE_ALONE = {  # they read the shape of their operand, not its values
 def trace(function: Callable[..., tuple[Tensor, ...]], inputs: Sequence[Tensor]) -> GraphModule:
     """Return the operations of ``function(*inputs)`` as a graph without mutations and dead code.
 
-    Raises:
-        RuntimeError: If what the function does depends on the values of its inputs.
+    Raises a RuntimeError if what the function does depends on the values of its inputs.
     """
     graph_module = make_fx(function)(*inputs)
     if any(is_operator(node.target) and operator_mutates(node.target) for node in graph_module.graph.nodes):

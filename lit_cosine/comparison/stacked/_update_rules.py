@@ -119,18 +119,10 @@ def update_rule(
     weight_decay: float,
     momentum: float,
 ) -> UpdateRule:
-    """Return the rule ``name`` for :class:`UpdateRule`'s arguments.
-
-    Args:
-        name: ``"adam"``, ``"adamw"`` (its weight decay is decoupled) or ``"sgd"``.
-        weights: See :class:`UpdateRule`.
-        gradients: See :class:`UpdateRule`.
-        pieces: See :class:`UpdateRule`.
-        weight_decay: See :class:`UpdateRule`.
-        momentum: Of SGD, in [0, 1); the others ignore it.
+    """Return the rule ``name`` with :class:`UpdateRule`'s arguments; AdamW's weight decay is decoupled.
 
     >>> weights, gradients = torch.ones(2), torch.ones(2)
-    >>> rule = update_rule("sgd", weights, gradients, [weights.view(2, 1)], 0.0, 0.0)
+    >>> rule = update_rule("sgd", weights, gradients, [weights.view(2, 1)], 0.0, momentum=0.0)
     >>> rule.step(torch.tensor([0.5, 0.25]))
     >>> weights
     tensor([0.5000, 0.7500])
