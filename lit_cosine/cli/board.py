@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import errno
 import io
-import ipaddress
 import json
 import os
 import re
@@ -31,6 +30,7 @@ from lit_cosine.cli._shell import Stopped
 
 __all__ = ["board"]
 
+_LOOPBACK = ("127.0.0.1", "::1", "localhost")
 _PORT = 6006
 _TRIED = 100
 # no smoothing, here and under Time Series: no update used a smoothed learning rate
@@ -137,7 +137,7 @@ def _serve(folder: Path, host: str, port: int, page: str, open_browser: bool) ->
         # serves in a thread. TensorBoard's own loop has a SIGTERM handler that writes to stderr: with a closed pipe the
         # error is lost among those of requests, and the server never ends
         address = f"{tensorboard.launch()}{page}"
-    if not _is_loopback(host):
+    if host not in _LOOPBACK:
         print(f"Listening on {host}: everybody who can reach this machine can read these runs.")
     print(f"TensorBoard: {address} (Ctrl-C stops it)", flush=True)
     if open_browser:
@@ -185,12 +185,3 @@ def _first_free(host: str, port: int) -> int:
                 raise ArgumentError(None, sentence) from error
         print(f"Port {tried} is taken.", flush=True)
     raise ArgumentError(None, f"port: none of the {_TRIED} from {port} on is free")
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

@@ -12,7 +12,6 @@ from argparse import ArgumentError
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 
 from jsonargparse import Namespace
 from rich.console import Console
@@ -24,7 +23,6 @@ from lit_cosine.cli._process import quiet
 from lit_cosine.cli._shell import STOPPED, Stopped, command_line
 from lit_cosine.comparison import (
     SECONDS,
-    Comparison,
     NoAnswer,
     OnProgress,
     compare,
@@ -40,7 +38,6 @@ from lit_cosine.comparison import (
 from lit_cosine.comparison.stacked import NotStackable
 from lit_cosine.example import SimpleNN, SyntheticDataModule, TabularDataModule
 from lit_cosine.monitors import schedule_curves
-from lit_cosine.schedules import Schedule
 
 __all__ = ["DATA", "compare_schedules"]
 
@@ -176,12 +173,12 @@ def _bar(what: str, refresh: bool, first: Callable[[], None] = lambda: None) -> 
             bar.start()
         bar.update(task, completed=done, total=total, running=running, failed=failed, refresh=True)
 
-    with _refusals(lambda: bar.live.is_started):
-        try:
+    try:
+        with _refusals(lambda: bar.live.is_started):
             yield count
-        finally:
-            if bar.live.is_started:  # False if the arguments were refused
-                bar.stop()
+    finally:
+        if bar.live.is_started:  # False if the arguments were refused
+            bar.stop()
 
 
 def _network(path: str | None, data: TabularDataModule) -> Callable[[], nn.Module]:

@@ -245,6 +245,7 @@ def _as_comparison(
     longest = max(good, key=lambda row: len(row["curve"]))
     kind = np.dtype([(metric, np.float64, (length,)), *((name, np.float64) for name in logged)])
     members = np.full((splits * len(seeds), len(schedules), len(points)), math.nan, dtype=kind)
+    trained = np.zeros(members.shape, dtype=bool)
     problems: list[str] = []
     starts: dict[int, set[str]] = {}
     used = {point: row["lr"] for (*_, point), row in rows.items() if row["status"] == "ok"}
@@ -255,6 +256,7 @@ def _as_comparison(
     ):
         if (row := rows.get(Place(split, seed, name, point))) is None:
             continue
+        trained[i, j, k] = True
         what = f"{name}, LR {lrs[k]:g}, seed {seed}" + (f", split {split}" if splits > 1 else "")
         if row["status"] != "ok":
             problems.append(f"{what} {row['status']}: {row['reason']}")
@@ -286,12 +288,7 @@ def _as_comparison(
         overlap=(other_rows / train_rows if train_rows and other_rows else 1.0) if splits > 1 else 0.0,
         paired=all(len(each) == 1 for each in starts.values()),
         problems=tuple(problems),
-        trained=np.array(
-            [
-                [[(split, seed, name, point) in rows for point in points] for name in schedules]
-                for split, seed in product(range(splits), seeds)
-            ]
-        ),
+        trained=trained,
     )
 
 

@@ -12,7 +12,7 @@ import os
 import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
-from functools import cached_property, partial
+from functools import cache, partial
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
@@ -93,15 +93,15 @@ def gather(
         say: Called with a line for each schedule that is done.
     """
     tabular = name in _TABULAR
-    task = (
-        _Networks(name, folder, seeds, max_epochs, contestants, splits)
+    steps, train = (
+        _networks(name, folder, seeds, max_epochs, contestants, splits)
         if tabular
-        else _Module(name, folder, max_epochs, workers)
+        else _module(name, folder, max_epochs, workers)
     )
-    steps, few = task.steps(), splits if tabular else min(splits, _GRID_SPLITS)
+    few = splits if tabular else min(splits, _GRID_SPLITS)
 
     def found(called: str, schedule: Schedule, variant: str = "") -> Found:
-        one = _search(partial(task.train, variant), called, schedule, steps, splits, few)
+        one = _search(partial(train, variant), called, schedule, steps, splits, few)
         say(f"{name}, {called}: best LR {one.lr:g} of {min(one.grid):g} to {max(one.grid):g}")
         return one
 
@@ -110,7 +110,7 @@ def gather(
     if not tabular:
         return Evidence({**field, AVERAGED: found(AVERAGED, Constant(), "averaged")}, steps)
     cosine = {"cosine": Cosine()}
-    return Evidence(field, steps, *(task.train(which, cosine, [0.1], splits) for which in ("steep", "flat")))
+    return Evidence(field, steps, *(train(which, cosine, [0.1], splits) for which in ("steep", "flat")))
 
 
 def _search(train: Any, name: str, schedule: Schedule, steps: int, splits: int, few: int) -> Found:
@@ -169,75 +169,53 @@ def _number(value: float) -> float | None:
     return float(f"{value:.9g}") if math.isfinite(value) else None
 
 
-class _Module:
-    """Trainings of a task that has a module of its own: one Trainer run each."""
+def _module(name: str, folder: Path, max_epochs: int | None, workers: int | None) -> tuple[int, _Train]:
+    """Return the steps of a task that has a module of its own, and how it is trained: a Trainer run each."""
+    path = Path(__file__).parents[1] / "example" / f"{name}.yaml"
+    config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    epochs = max_epochs or config["trainer"]["max_epochs"]
 
-    def __init__(self, name: str, folder: Path, max_epochs: int | None, workers: int | None) -> None:
-        path = Path(__file__).parents[1] / "example" / f"{name}.yaml"
-        self.config = yaml.safe_load(path.read_text(encoding="utf-8"))
-        self.config["trainer"]["max_epochs"] = max_epochs or self.config["trainer"]["max_epochs"]
-        self.folder, self.workers = folder / name, workers
-
-    def steps(self) -> int:
-        trainer = self.config["trainer"]
-        return int(trainer["max_epochs"] * trainer.get("limit_train_batches", 40))  # 40 are those of MNIST-1D
-
-    def train(self, variant: str, schedules: Mapping[str, Schedule], lrs: Sequence[float], splits: int) -> Comparison:
-        trainer = dict(self.config["trainer"])
-        if variant == "half":
-            trainer["max_epochs"] = max(1, trainer["max_epochs"] // 2)
+    def train(variant: str, schedules: Mapping[str, Schedule], lrs: Sequence[float], splits: int) -> Comparison:
+        trainer = {**config["trainer"], "max_epochs": max(1, epochs // 2) if variant == "half" else epochs}
         if variant == "averaged":
             trainer["callbacks"] = [_AVERAGING]
         return compare(
-            None, None, schedules, lrs, 1, config={**self.config, "trainer": trainer}, metric="val/loss", splits=splits,
-            split_arg="data.init_args.split_seed", engine="local" if self.workers else "serial", workers=self.workers,
-            folder=self.folder / (variant or "field"),
+            None, None, schedules, lrs, 1, config={**config, "trainer": trainer}, metric="val/loss", splits=splits,
+            split_arg="data.init_args.split_seed", engine="local" if workers else "serial", workers=workers,
+            folder=folder / name / (variant or "field"),
         )  # fmt: skip
 
+    return epochs * config["trainer"].get("limit_train_batches", 40), train  # 40 are those of MNIST-1D
 
-class _Networks:
-    """Trainings on tabular data: many small networks at once."""
 
-    def __init__(
-        self,
-        name: str,
-        folder: Path,
-        seeds: int,
-        max_epochs: int | None,
-        contestants: Mapping[str, Schedule],
-        splits: int,
-    ) -> None:
-        self.make, self.folder, self.seeds, self.max_epochs = _TABULAR[name], folder / name, seeds, max_epochs or 10
-        self.contestants, self.splits = contestants, splits
-        data = self.make()
-        self.network = partial(SimpleNN, data.num_features, classes=data.num_classes)
-        self.batches = len(data.train_dataloader())
+def _networks(
+    name: str, folder: Path, seeds: int, max_epochs: int | None, contestants: Mapping[str, Schedule], splits: int
+) -> tuple[int, _Train]:
+    """Return the steps of a task of tabular data, and how it is trained: many small networks at once."""
+    data, epochs = _TABULAR[name](split_seed=0), max_epochs or 10
+    network = partial(SimpleNN, data.num_features, classes=data.num_classes)
+    plain = {"optimizer": "sgd", "momentum": 0.0}
+    variants: dict[str, dict[str, Any]] = {"flat": {**plain, "loss": flatter_cross_entropy}, "steep": plain}
 
-    def steps(self) -> int:
-        return self.max_epochs * self.batches
+    def trained(variant: str, schedules: Mapping[str, Schedule], lrs: Sequence[float], splits: int) -> Comparison:
+        return compare_networks(
+            network, data, schedules, lrs, seeds, max(1, epochs // 2) if variant == "half" else epochs, splits=splits,
+            engine="serial", folder=folder / name / (variant or "field"), **variants.get(variant, {}),
+        )  # fmt: skip
 
-    def train(self, variant: str, schedules: Mapping[str, Schedule], lrs: Sequence[float], splits: int) -> Comparison:
-        name, *others = schedules
-        if variant or others or name not in self.contestants or not {*lrs} <= {*_WIDE}:
-            return self._trained(variant, schedules, lrs, splits)
-        places = np.ix_(range(splits * self.seeds), [list(self.contestants).index(name)], list(map(_WIDE.index, lrs)))
+    @cache
+    def field() -> Comparison:
+        """All contestants at once, which take little longer than one of them."""
+        return trained("", contestants, _WIDE, splits)
+
+    def train(variant: str, schedules: Mapping[str, Schedule], lrs: Sequence[float], splits: int) -> Comparison:
+        (called,) = schedules
+        if variant or called not in contestants or not {*lrs} <= {*_WIDE}:
+            return trained(variant, schedules, lrs, splits)
+        places = np.ix_(range(splits * seeds), [list(contestants).index(called)], list(map(_WIDE.index, lrs)))
         return replace(
-            self._field, schedules=dict(schedules), lrs=tuple(lrs), baseline=name, members=self._field.members[places],
+            field(), schedules=dict(schedules), lrs=tuple(lrs), baseline=called, members=field().members[places],
             splits=tuple(range(splits)),
         )  # fmt: skip
 
-    @cached_property
-    def _field(self) -> Comparison:
-        """All contestants at once, which take little longer than one of them."""
-        return self._trained("", self.contestants, _WIDE, self.splits)
-
-    def _trained(
-        self, variant: str, schedules: Mapping[str, Schedule], lrs: Sequence[float], splits: int
-    ) -> Comparison:
-        plain = {"optimizer": "sgd", "momentum": 0.0}
-        options: dict[str, Any] = {"flat": {**plain, "loss": flatter_cross_entropy}, "steep": plain}.get(variant, {})
-        epochs = max(1, self.max_epochs // 2) if variant == "half" else self.max_epochs
-        return compare_networks(
-            self.network, self.make(split_seed=0), schedules, lrs, self.seeds, epochs, splits=splits, engine="serial",
-            folder=self.folder / (variant or "field"), **options,
-        )  # fmt: skip
+    return epochs * len(data.train_dataloader()), train

@@ -369,9 +369,9 @@ def test_a_function_that_a_process_cannot_load_is_an_error_with_its_reason() -> 
 
 
 def test_more_workers_than_items_start_a_process_for_each_item() -> None:
-    begun: list[int] = []
-    processes = dict(Engine("local", workers=5, fork=True).run(process_of, range(2), begun.append))
-    assert (len(set(processes.values())), begun) == (2, [2])
+    running: list[int] = []
+    processes = dict(Engine("local", workers=5, fork=True).run(process_of, range(2), running.append))
+    assert (len(set(processes.values())), running) == (2, [2, 1, 0])
 
 
 def always_killed(number: int) -> int:
