@@ -86,10 +86,14 @@ def stop_signals() -> Iterator[None]:
             _previous[signum] = signal.signal(signum, stop)
     try:
         yield
+    except BaseException as error:
+        # numpy 2.4 goes on after a part of it whose import was interrupted, and fails later
+        if not received or isinstance(error, SystemExit):
+            raise
     finally:
         _restore()
         _previous.clear()
-    if received:  # raised where Python ignores exceptions, as in a destructor
+    if received:  # raised where exceptions are ignored, as in a destructor
         raise Stopped(128 + received[0])
 
 

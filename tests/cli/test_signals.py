@@ -4,12 +4,14 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import torch
 from lightning.pytorch import Callback
 
+from lit_cosine.cli._shell import Stopped, stop_signals
 from lit_cosine.cli.main import main
 
 SMALL = ["--trainer.accelerator=cpu", "--data.n_samples=100", "--data.batch_size=40", "--trainer.max_epochs=2"]
@@ -43,6 +45,17 @@ class Destroyed(Callback):
                     pass
 
         Late()
+
+
+def test_what_fails_because_it_ignored_the_signal_is_not_reported():
+    def broken_import():
+        with suppress(SystemExit):
+            os.kill(os.getpid(), signal.SIGTERM)
+        raise AttributeError("of a module whose import was interrupted")
+
+    with pytest.raises(Stopped) as stop, stop_signals():
+        broken_import()
+    assert stop.value.code == 143
 
 
 def train_with(callback):
