@@ -22,6 +22,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from multiprocessing.connection import Connection, wait
 from multiprocessing.reduction import ForkingPickler
 from typing import Any, Literal, get_args
@@ -168,7 +169,8 @@ class Engine:
             raise ValueError(f"address must be that of a Ray cluster that lets this process in: {error}") from None
         try:
             options: dict[str, Any] = {"num_cpus": self.cpus, "num_gpus": self.gpus, "max_retries": _TRIES - 1}
-            remote, stored = ray.remote(**options)(_with_one_thread), ray.put(function)
+            remote = ray.remote(**options)(_work_for_ray)
+            stored = ray.put(ray.cloudpickle.dumps(function))  # type: ignore[no-untyped-call]
             begun(max(1, int(ray.cluster_resources().get("CPU", 0) / self.cpus)))  # type: ignore[no-untyped-call]
             pending = {remote.remote(stored, item): number for number, item in enumerate(items)}
             while pending:
@@ -240,7 +242,7 @@ def _serve(pipe: Connection, function: Any, parent: int) -> None:
     ``function`` may be the pickle of one.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # at Ctrl-C the parent ends its processes
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    _end_with(parent)
     while True:
         try:
             item = pipe.recv()
@@ -248,10 +250,8 @@ def _serve(pipe: Connection, function: Any, parent: int) -> None:
             return
         try:
             if isinstance(function, bytes):
-                gc.disable()  # imports make no garbage, and looking for it takes a third of their time
-                function = pickle.loads(function)
+                function = _loaded(function)
                 gc.freeze()
-                gc.enable()
             answer: Any = (_with_one_thread(function, item), None, "")
         except Exception as error:
             answer = (None, error, traceback.format_exc())
@@ -262,11 +262,31 @@ def _serve(pipe: Connection, function: Any, parent: int) -> None:
         pipe.send(answer)
 
 
+def _work_for_ray(function: bytes, item: Any) -> Any:
+    """Return the result for an item, in a worker of Ray, which by itself finishes its training after Ray was killed."""
+    _end_with(os.getppid())
+    return _with_one_thread(_loaded(function), item)
+
+
+def _loaded(function: bytes) -> Callable[[Any], Any]:
+    """Return the function of a pickle, which imports what it needs."""
+    gc.disable()  # imports make no garbage, and looking for it takes a third of their time
+    try:
+        return pickle.loads(function)  # type: ignore[no-any-return]
+    finally:
+        gc.enable()
+
+
+@cache  # one thread a process
 def _end_with(parent: int) -> None:
     """End this process when its parent is gone, even if that was killed in the middle of a training."""
-    while os.getppid() == parent:
-        time.sleep(0.5)
-    os._exit(1)
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _with_one_thread(function: Callable[[Any], Any], item: Any) -> Any:
