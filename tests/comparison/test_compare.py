@@ -387,8 +387,8 @@ def test_a_killed_process_is_replaced_and_a_frozen_one_ended(tmp_path: Path) -> 
     assert dict(local.run(once_killed, items)) == {number: number for number in range(5)}
     killed = dict(local.run(always_killed, range(3)))
     assert killed == {0: 0, 1: Failure("its process was killed 3 times"), 2: 2}
-    stopped = dict(Engine("local", workers=2, timeout=45.0).run(frozen, range(4)))
-    assert stopped == {0: 0, 1: Failure("took longer than the timeout of 45 s"), 2: 2, 3: 3}
+    stopped = dict(Engine("local", workers=2, timeout=15.0, fork=True).run(frozen, range(4)))
+    assert stopped == {0: 0, 1: Failure("took longer than the timeout of 15 s"), 2: 2, 3: 3}
 
 
 def test_ray_that_is_not_installed_is_refused_with_the_command_that_installs_it(

@@ -1,11 +1,10 @@
 """Comparisons on modules as users and libraries write them; the witness is a Trainer run made by hand.
 
-Each is compared by function and by command, in this process, in processes and on Ray: all give the same rows, and each
-row is that of the run by hand, bit for bit.
+Each is compared by function and by command, in this process and in processes (on Ray in ``test_ray``): all give the
+same rows, and each row is that of the run by hand, bit for bit.
 """
 
 import csv
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -128,29 +127,33 @@ def made_by_hand(case: Case, schedule: Any, seed: int) -> float:
     return float(trainer.callback_metrics[case.metric])
 
 
-def check(case: Case, folder: Path, engines: tuple[str, ...]) -> None:
+def all_by_hand(case: Case) -> list[list[float]]:
+    return [[made_by_hand(case, schedule, seed) for schedule in SCHEDULES.values()] for seed in range(2)]
+
+
+def check(case: Case, folder: Path) -> None:
     rows = []
-    for engine in engines:
+    for engine in ("serial", "local"):
         found = compare(
             case.module, case.data, SCHEDULES, [case.lr], 2, metric=case.metric, trainer=case.trainer(),
             engine=engine, workers=None if engine == "serial" else 2,
         )  # fmt: skip
         assert found.problems == ()
         rows.append(found.members[case.metric][..., -1][..., 0])
-    hand = [[made_by_hand(case, schedule, seed) for schedule in SCHEDULES.values()] for seed in range(2)]
+    hand = all_by_hand(case)
     for each in rows:
         np.testing.assert_array_equal(each, hand)
-    np.testing.assert_array_equal(by_command(case, folder), hand)
+    np.testing.assert_array_equal(by_command(case, folder, "--engine", "serial"), hand)
 
 
-def by_command(case: Case, folder: Path) -> list[list[float]]:
+def by_command(case: Case, folder: Path, *engine: str) -> list[list[float]]:
     described = {"class_path": f"{case.module.__module__}.{case.module.__qualname__}"}
     data = {"class_path": f"{case.data.__module__}.{case.data.__qualname__}"}
     config = {"model": described, "data": data, "trainer": case.trainer()}
     (folder / "run.yaml").write_text(yaml.safe_dump(config))
     (folder / "schedules.yaml").write_text("constant: Constant\ncosine: Cosine\n")
     command = ["compare", "--config", str(folder / "run.yaml"), "--metric", case.metric, "--lrs", str(case.lr)]
-    command += ["--schedules", str(folder / "schedules.yaml"), "--seeds", "2", "--engine", "serial"]
+    command += ["--schedules", str(folder / "schedules.yaml"), "--seeds", "2", *engine]
     assert main([*command, "--folder", str(folder / "run")]) == 0
     members = list(csv.DictReader((folder / "run" / "members.csv").read_text().splitlines()))
     found = {(int(row["seed"]), row["schedule"]): float(row[case.metric]) for row in members}
@@ -160,9 +163,8 @@ def by_command(case: Case, folder: Path) -> list[list[float]]:
 # 2026-11: true of Lightning's demo, which has no validation_step
 @pytest.mark.filterwarnings("ignore:You passed in a `val_dataloader` but have no `validation_step`:UserWarning")
 @pytest.mark.parametrize("name", CASES)
-def test_each_row_is_a_run_by_hand_by_command_and_by_function_on_every_engine(name: str, tmp_path: Path) -> None:
-    with_ray = "LIT_COSINE_RAY" in os.environ
-    check(CASES[name], tmp_path, ("serial", "local", *(["ray"] if with_ray else [])))
+def test_each_row_is_a_run_by_hand_by_command_and_by_function(name: str, tmp_path: Path) -> None:
+    check(CASES[name], tmp_path)
 
 
 @pytest.mark.published
@@ -170,4 +172,4 @@ def test_each_row_of_a_published_module_is_a_run_by_hand(tmp_path: Path) -> None
     pytest.importorskip("chemprop")
     from tests.helpers.chemprop_module import Alkanes, SmallMPNN
 
-    check(Case(SmallMPNN, Alkanes, "val_loss", SmallMPNN, 0.02), tmp_path, ("serial", "local"))
+    check(Case(SmallMPNN, Alkanes, "val_loss", SmallMPNN, 0.02), tmp_path)
