@@ -11,8 +11,9 @@ blocks give the same bits in any process.
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -88,22 +89,16 @@ class Ensemble:
             if name not in self._trained
         }
         self._val_rows, self._test_rows = val, test
-        self._graphs: dict[tuple[str, int], GraphModule] = {}
+        self._graphs: dict[tuple[str, torch.Size], GraphModule] = {}
         self._steps: dict[int, _Step] = {}
         self._evaluations: list[list[tuple[int, Program]]] = []
         with torch.random.fork_rng(devices=[]):
-            self._begin(min(training.batch_size, len(train[0])))
+            self.program = self._begin(min(training.batch_size, len(train[0])))
         parameters = sum(flat.numel() * flat.element_size() for flat in (self._weights, self._gradients))
-        programs = sum(step.program.nbytes for step in self._steps.values())
-        self.bytes_per_member = (2 * parameters + programs) // self.members
+        self.bytes_per_member = (2 * parameters + self.program.nbytes) // self.members
 
-    @property
-    def program(self) -> Program:
-        """The program that computes loss and gradients of all members on a full batch; for profiles."""
-        return self._steps[min(self._training.batch_size, len(self._train[0]))].program
-
-    def _begin(self, size: int) -> None:
-        """Lay out the weights, build the program of a full batch and compare it with plain autograd."""
+    def _begin(self, size: int) -> Program:
+        """Lay out the weights, return the program of a full batch, and compare it with plain autograd."""
         first = next(iter(self._trained.values()))
         total = self.members * sum(value.numel() for value in self._trained.values())
         self._weights, self._gradients = first.new_zeros(total), first.new_zeros(total)
@@ -117,6 +112,7 @@ class Ensemble:
         buffers = self._weights, self._gradients, self._pieces(self._weights, strides)
         training = self._training
         self._optimizer = update_rule(training.optimizer, *buffers, training.weight_decay, training.momentum)
+        return self._steps[size].program
 
     def _complete(self) -> None:
         """Build the programs that only a run needs: for an epoch's last batch, and for evaluation."""
@@ -142,57 +138,62 @@ class Ensemble:
             offset += piece.numel()
         return pieces
 
+    def _program(
+        self, function: Callable[..., tuple[Tensor, ...]], x: Tensor, y: Tensor, into: list[Tensor | None] | None = None
+    ) -> Program:
+        """Return ``function(trained, fixed, x, y)`` as a program, traced once for rows of one shape."""
+        tensors = [*self._stacked.values(), *self._fixed.values(), x, y]
+
+        def flat(*tensors: Tensor) -> tuple[Tensor, ...]:
+            *state, x, y = tensors
+            trained = dict(zip(self._stacked, state, strict=False))
+            return function(trained, dict(zip(self._fixed, state[len(trained) :], strict=True)), x, y)
+
+        key = function.__name__, x.shape
+        if key not in self._graphs:
+            try:
+                self._graphs[key] = trace(flat, tensors)
+            except Exception as error:  # torch.func refuses with errors of many types
+                raise NotStackable(f"network cannot be stacked: {_first_line(error)}") from error
+        return Program(self._graphs[key], tensors, into)
+
+    def _outputs(self, trained: dict[str, Tensor], fixed: dict[str, Tensor], x: Tensor) -> Tensor:
+        outputs: Tensor = functional_call(self._network, {**trained, **fixed}, (x,))
+        return outputs
+
     def _step(self, size: int, lay_out_freely: bool = False) -> _Step:
         """Return the program that computes loss and gradients of every member on a batch of ``size`` rows."""
         inputs, targets = (rows[:size].clone() for rows in self._train)
-        shared = self.seeds == 1
-        if not shared:
+        if self.seeds > 1:
             inputs, targets = (_repeat(rows, self.members) for rows in (inputs, targets))
-        names, network, loss = [*self._stacked, *self._fixed], self._network, self._training.loss
+        rows_dim = None if self.seeds == 1 else 0
 
-        def member_loss(trained: dict[str, Tensor], fixed: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
-            return loss(functional_call(network, {**trained, **fixed}, (x,)), y)
+        def loss(trained: dict[str, Tensor], fixed: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
+            return self._training.loss(self._outputs(trained, fixed, x), y)
 
-        rows_dim = None if shared else 0
-        stacked = vmap(grad_and_value(member_loss), in_dims=(0, 0, rows_dim, rows_dim), randomness="same")
+        stacked = vmap(grad_and_value(loss), in_dims=(0, 0, rows_dim, rows_dim), randomness="same")
 
-        def step(*tensors: Tensor) -> tuple[Tensor, ...]:
-            state = dict(zip(names, tensors[:-2], strict=True))
-            trained = {name: state[name] for name in self._stacked}
-            gradients, losses = stacked(trained, {name: state[name] for name in self._fixed}, *tensors[-2:])
-            return (*(gradients[name] for name in self._stacked), losses)
+        def step(*given: Any) -> tuple[Tensor, ...]:
+            gradients, losses = stacked(*given)
+            return *gradients.values(), losses
 
-        tensors = [*self._stacked.values(), *self._fixed.values(), inputs, targets]
-        network.train()
-        try:
-            if ("step", size) not in self._graphs:
-                self._graphs["step", size] = trace(step, tensors)
-        except Exception as error:  # torch.func refuses with errors of many types
-            raise NotStackable(f"network cannot be stacked: {_first_line(error)}") from error
+        self._network.train()
         into = None if lay_out_freely else [*self._stacked_gradients, None]
-        return _Step(Program(self._graphs["step", size], tensors, into), inputs, targets)
+        return _Step(self._program(step, inputs, targets, into), inputs, targets)
 
     def _evaluation(self, rows: Rows) -> list[tuple[int, Program]]:
         """Return programs that compute the mean loss and metrics of every member, each on some of ``rows``."""
-        names, network, training = [*self._stacked, *self._fixed], self._network, self._training
 
-        def member(state: dict[str, Tensor], x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
-            return training.measure(functional_call(network, state, (x,)), y)
+        def member(trained: dict[str, Tensor], fixed: dict[str, Tensor], x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
+            return self._training.measure(self._outputs(trained, fixed, x), y)
 
-        def evaluate(*tensors: Tensor) -> tuple[Tensor, ...]:
-            state = dict(zip(names, tensors[:-2], strict=True))
-            return vmap(member, in_dims=(0, None, None), randomness="same")(state, *tensors[-2:])
+        def evaluate(*given: Any) -> Any:
+            return vmap(member, in_dims=(0, 0, None, None), randomness="same")(*given)
 
-        programs = []
-        network.eval()
-        for start in range(0, len(rows[0]), _EVALUATION_ROWS):
-            x, y = (part[start : start + _EVALUATION_ROWS] for part in rows)
-            tensors = [*self._stacked.values(), *self._fixed.values(), x, y]
-            with torch.no_grad():
-                if ("evaluation", len(x)) not in self._graphs:
-                    self._graphs["evaluation", len(x)] = trace(evaluate, tensors)
-                programs.append((len(x), Program(self._graphs["evaluation", len(x)], tensors)))
-        network.train()
+        self._network.eval()
+        parts = zip(*(torch.split(part, _EVALUATION_ROWS) for part in rows), strict=True)
+        programs = [(len(x), self._program(evaluate, x, y)) for x, y in parts]
+        self._network.train()
         return programs
 
     def _check_against_autograd(self, step: _Step) -> None:
