@@ -201,8 +201,9 @@ def _shorten(config: dict[str, Any], max_epochs: int | None, fraction: float | N
     whole = trainer.get(length)
     if max_epochs is not None:
         trainer["max_epochs"] = as_integer("max_epochs", max_epochs, least=1)
-        shorter = not isinstance(whole, int) or length == "max_steps" or max_epochs < whole
-        return f"Trained for {max_epochs} epochs" if shorter else ""
+        if length == "max_steps":  # which may end the training before
+            return f"Trained for at most {max_epochs} epochs"
+        return "" if isinstance(whole, int) and max_epochs >= whole else f"Trained for {max_epochs} epochs"
     if fraction is None:
         return ""
     if not 0.0 < as_number("fraction", fraction) <= 1.0:

@@ -19,7 +19,7 @@ from jsonargparse import ArgumentParser, Namespace
 from lit_cosine._checks import as_integer, as_number, shown
 from lit_cosine.cli._parser import command_parser, option_names, parse, with_underscores
 from lit_cosine.cli._terminal import aligned, chart, letter, of_stdout
-from lit_cosine.cli._yaml import read_yaml
+from lit_cosine.cli._yaml import parse_yaml, read_yaml
 from lit_cosine.schedules import (
     Duration,
     Linear,
@@ -111,7 +111,7 @@ def preview(arguments: Sequence[str]) -> None:
 
 def _parser() -> ArgumentParser:
     parser = command_parser("preview", _DESCRIPTION)
-    parser.epilog = _catalogue()
+    parser.epilog = "\n".join(["schedules:", *(f"  {name}({', '.join(arguments(name))})" for name in names())])
     parser.add_argument("--lr", type=float, help="The peak LR; 1 by default, which shows the factor.")
     parser.add_argument("--steps", type=int, metavar="N", help="The optimizer steps of the run; 1000 by default.")
     parser.add_argument("--epochs", type=int, metavar="N", help="The epochs of the run, for lengths in epochs.")
@@ -132,10 +132,6 @@ def _parser() -> ArgumentParser:
     parser.add_argument("--height", type=int, metavar="N", default=16, help="The rows of the chart.")
     parser.add_argument("--ascii", action="store_true", help="Draw with * instead of Braille dots.")
     return parser
-
-
-def _catalogue() -> str:
-    return "\n".join(["schedules:", *(f"  {name}({', '.join(arguments(name))})" for name in names())])
 
 
 def _split(argv: Sequence[str]) -> tuple[list[str], dict[str, Any], list[tuple[str, dict[str, Any]]]]:
@@ -199,21 +195,15 @@ def _set(init_args: dict[str, Any], path: list[str], values: list[str], flag: st
         init_args = nested.setdefault("init_args", {})
     if path[-1] in init_args:
         raise ValueError(f"{flag} is given twice")
-    parsed = [_parse(value) for value in values]
-    init_args[path[-1]] = parsed[0] if len(parsed) == 1 and path[-1] != "milestones" else _flat(parsed)
-
-
-def _flat(values: list[Any]) -> list[Any]:
-    return [item for value in values for item in (value if isinstance(value, list) else [value])]
-
-
-def _parse(text: str) -> Any:
-    import yaml
-
-    try:
-        return float(text) if _is_number(text) and not text.lstrip("+-").isdigit() else yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise ValueError(f"cannot read the value {text!r}") from None
+    # YAML alone does not take 1e-3 for a number
+    parsed = [
+        float(value) if _is_number(value) and not value.lstrip("+-").isdigit() else parse_yaml(value, flag)
+        for value in values
+    ]
+    if path[-1] == "milestones":
+        init_args["milestones"] = [item for one in parsed for item in (one if isinstance(one, list) else [one])]
+    else:
+        (init_args[path[-1]],) = parsed
 
 
 def _is_number(text: str) -> bool:
