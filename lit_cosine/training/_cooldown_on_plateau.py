@@ -10,7 +10,7 @@ from typing_extensions import override
 from lit_cosine._checks import STATE_VERSION, as_integer, as_number, check_choice, check_text, read_state, shown
 from lit_cosine._compat import forget_module, own_attributes
 from lit_cosine.schedules import Duration
-from lit_cosine.training._trainer_lr import schedulers_of
+from lit_cosine.training._trainer_lr import check_cooldown, schedulers_of
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule, Trainer
@@ -51,8 +51,7 @@ class CooldownOnPlateau(EarlyStopping):
         cooldown: str | Duration = "20%",
     ) -> None:
         self.cooldown = Duration.parse(cooldown, "cooldown")
-        if self.cooldown.value == 0.0 or (self.cooldown.unit == "run" and self.cooldown.value == 1.0):
-            raise ValueError(f"cooldown must have a length below that of the run, got {self.cooldown}")
+        check_cooldown(self.cooldown)
         check_text("monitor", monitor)
         check_choice("mode", mode, ("min", "max"))
         super().__init__(

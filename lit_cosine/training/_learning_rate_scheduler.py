@@ -35,7 +35,7 @@ from lit_cosine.training._own_curves import as_own_curves, check_keys_of, check_
 from lit_cosine.training._param_groups import IdleScheduler, has_entry, optimizer_names, own_names, restore_peaks
 from lit_cosine.training._plan_line import GlobalBatch, joined, plan_line
 from lit_cosine.training._run_length import Run, plan
-from lit_cosine.training._trainer_lr import TrainerLR, may_be_endless
+from lit_cosine.training._trainer_lr import TrainerLR, check_cooldown, may_be_endless
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule, Trainer
@@ -164,8 +164,7 @@ class LearningRateScheduler(Callback):
             ValueError: If it has no length, no training is under way or has a step left, or a cooldown was started.
         """
         length = self.cooldown if cooldown is None else Duration.parse(cooldown, "cooldown")
-        if length.value == 0.0:
-            raise ValueError('cooldown must have a length, got "0step": write start_cooldown("20%")')
+        check_cooldown(length)
         if not self._of_lr:
             raise ValueError("a cooldown can only be started while the Trainer is training")
         for scheduler in self._of_lr:

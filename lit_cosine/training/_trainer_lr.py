@@ -24,7 +24,7 @@ from lit_cosine.training._run_length import Interval, Plan, Run, plan
 from lit_cosine.training._schedule_lr import ScheduleLR
 from lit_cosine.training._step_hooks import StepHooks
 
-__all__ = ["TrainerLR", "lr_scheduler_config", "may_be_endless", "schedulers_of"]
+__all__ = ["TrainerLR", "check_cooldown", "lr_scheduler_config", "may_be_endless", "schedulers_of"]
 
 
 def lr_scheduler_config(
@@ -227,8 +227,6 @@ class TrainerLR(ScheduleLR):
         if run is None:
             raise ValueError("a copy of a scheduler has no Trainer: use start_cooldown with a number of steps")
         if cooldown.unit == "run":
-            if not 0.0 < cooldown.value < 1.0:
-                raise ValueError(f"cooldown must be a share of the run in (0, 1), got {cooldown}")
             steps = round(done * cooldown.value / (1.0 - cooldown.value))
         else:
             planned = Plan(self.unit, Lengths(ENDLESS, 0, 0), run, Duration(value=0, unit="step"), cooldown)
@@ -309,6 +307,12 @@ class TrainerLR(ScheduleLR):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_run": None, "_plans": [], "_clock_of_ranks": None}
+
+
+def check_cooldown(cooldown: Duration) -> None:
+    """Refuse what :meth:`TrainerLR.start_cooldown_of` cannot begin."""
+    if cooldown.value == 0.0 or (cooldown.unit == "run" and cooldown.value == 1.0):
+        raise ValueError(f'cooldown must have a length below that of the run, such as "20%", got {cooldown}')
 
 
 def schedulers_of(trainer: Any) -> list[TrainerLR]:
