@@ -27,7 +27,7 @@ from lit_cosine._compat import (
 from lit_cosine.schedules import Duration, Unit
 from lit_cosine.training._changes import ENDLESS, Lengths
 
-__all__ = ["Interval", "Plan", "Run", "counted", "plan", "replicas", "total_steps"]
+__all__ = ["Interval", "Plan", "Run", "counted", "length_in_run", "plan", "replicas", "total_steps"]
 
 Interval = Literal["step", "epoch"]
 
@@ -97,7 +97,7 @@ class Plan:
     def lengths_of(self, total: int, run: Run) -> Lengths:
         """Return the lengths of this plan in a run of another ``total``, which the parts may not fit."""
         parts = (("warmup", self.warmup), ("cooldown", self.cooldown))
-        return Lengths(total, *(_length(run, part, self.unit, total, name) for name, part in parts))
+        return Lengths(total, *(length_in_run(run, part, self.unit, total, name) for name, part in parts))
 
 
 def plan(
@@ -174,10 +174,10 @@ class Run:
         """Return the optimizer steps of ``epochs`` epochs; the last batch of an epoch always makes one."""
         whole, part = int(epochs), epochs - int(epochs)
         if self.accumulation is None:
-            steps = whole * self._updates_of(self.batches, first)
+            steps = whole * self._updates_of(first)
         else:
-            steps = sum(self._updates_of(self.batches, epoch) for epoch in range(first, first + whole))
-        return steps + round(part * self._updates_of(self.batches, first + whole))
+            steps = sum(self._updates_of(epoch) for epoch in range(first, first + whole))
+        return steps + round(part * self._updates_of(first + whole))
 
     def accumulate(self, epoch: int) -> int:
         """Return the number of batches of one optimizer step in ``epoch``, counted from 0."""
@@ -185,8 +185,8 @@ class Run:
             return int(self.trainer.accumulate_grad_batches)
         return int(self.accumulation.get_accumulate_grad_batches(epoch))
 
-    def _updates_of(self, batches: float, epoch: int) -> int:
-        return math.ceil(batches / self.accumulate(epoch))
+    def _updates_of(self, epoch: int) -> int:
+        return math.ceil(self.batches / self.accumulate(epoch))
 
     def left(
         self, unit: Unit, epochs_done: int, steps_done: int, batches_done: int = 0, window: int | None = None
@@ -336,7 +336,7 @@ def _finite(run: Run, unit: Unit) -> int:
     )
 
 
-def _length(run: Run, duration: Duration, unit: Unit, total: float, name: str) -> int:
+def length_in_run(run: Run, duration: Duration, unit: Unit, total: float, name: str) -> int:
     """Return ``duration`` in ``unit``; the epochs of a warmup are the first ones, those of a cooldown the last."""
     first = run.epochs_before
     if name == "cooldown" and run.max_epochs < math.inf:

@@ -152,10 +152,6 @@ class ScheduleLR(LRScheduler):
         """Maps a step to the progress of the schedule."""
         return self._curves.run.planned.clock
 
-    def factor_at(self, step: float) -> float:
-        """Return warmup * schedule * cooldown at ``step``: what multiplies the base LR of groups without own curve."""
-        return self._curves.run.planned(step)
-
     def lrs_at(self, step: float) -> list[float]:
         """Return the LR of every group at ``step``."""
         factors: dict[tuple[str, float], float] = {}

@@ -20,7 +20,7 @@ from lit_cosine.training._clock import SharedClock
 from lit_cosine.training._own_curves import OwnCurve, as_own_curves, check_patterns
 from lit_cosine.training._param_groups import set_own_names, skipped_update
 from lit_cosine.training._played import Played
-from lit_cosine.training._run_length import Interval, Plan, Run, plan
+from lit_cosine.training._run_length import Interval, Plan, Run, length_in_run, plan
 from lit_cosine.training._schedule_lr import ScheduleLR
 from lit_cosine.training._step_hooks import StepHooks
 
@@ -229,8 +229,7 @@ class TrainerLR(ScheduleLR):
         if cooldown.unit == "run":
             steps = round(done * cooldown.value / (1.0 - cooldown.value))
         else:
-            planned = Plan(self.unit, Lengths(ENDLESS, 0, 0), run, Duration(value=0, unit="step"), cooldown)
-            steps = planned.lengths_of(ENDLESS, run).cooldown
+            steps = length_in_run(run, cooldown, self.unit, ENDLESS, "cooldown")
         self.start_cooldown(max(1, steps))
 
     @override

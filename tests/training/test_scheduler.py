@@ -123,10 +123,11 @@ def test_last_lr_is_what_the_optimizer_has(make: Make) -> None:
 
 def test_move_to_is_the_step_it_names(make: Make) -> None:
     scheduler = ScheduleLR(make(0.1), CURVE, total_steps=60, warmup_steps=5)
-    for step in (17, 3, 59.5, 60, 1000):
+    factors = {17: CURVE(12 / 55), 3: CURVE(0) * 4 / 6, 59.5: CURVE(54.5 / 55), 60: CURVE(1), 1000: CURVE(1)}
+    for step, factor in factors.items():
         scheduler.move_to(step)
-        assert lrs_of(scheduler.optimizer) == exactly([0.1 * scheduler.factor_at(step)])
-    assert scheduler.factor_at(17) == exactly(CURVE(12 / 55))
+        assert lrs_of(scheduler.optimizer) == exactly([0.1 * factor])
+        assert scheduler.lrs_at(step) == exactly([0.1 * factor])
 
 
 def test_a_second_scheduler_keeps_the_optimizers_base_lr(make: Make) -> None:
