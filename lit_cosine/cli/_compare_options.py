@@ -5,6 +5,7 @@ Convention: what is not refused here depends on the data, the network or the mac
 
 from __future__ import annotations
 
+import math
 from argparse import ArgumentError
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -197,24 +198,24 @@ def _shorten(config: dict[str, Any], max_epochs: int | None, fraction: float | N
             as_integer(f"trainer.{name}", trainer[name], least=-1)
     if max_epochs is not None and fraction is not None:
         raise ValueError("--max_epochs and --fraction exclude each other")
-    length = "max_steps" if (trainer.get("max_steps") or -1) > 0 else "max_epochs"
-    whole = trainer.get(length)
+    limits = {unit: trainer[f"max_{unit}"] for unit in ("epochs", "steps") if (trainer.get(f"max_{unit}") or -1) > 0}
     if max_epochs is not None:
         trainer["max_epochs"] = as_integer("max_epochs", max_epochs, least=1)
-        if length == "max_steps":  # which may end the training before
-            return f"Trained for at most {max_epochs} epochs"
-        return "" if isinstance(whole, int) and max_epochs >= whole else f"Trained for {max_epochs} epochs"
+        if max_epochs >= limits.get("epochs", math.inf):
+            return ""
+        return f"Trained for {'at most ' if 'steps' in limits else ''}{max_epochs} epochs"
     if fraction is None:
         return ""
     if not 0.0 < as_number("fraction", fraction) <= 1.0:
         raise ValueError(f"fraction must be in (0, 1], got {fraction}")
-    if not isinstance(whole, int) or whole < 1:
+    if not limits:
         raise ValueError("--fraction needs trainer.max_epochs or trainer.max_steps in the configuration")
-    if round(whole * fraction) < 1:
-        hint = "; give trainer.max_steps" if length == "max_epochs" else ""
-        raise ValueError(f"fraction must leave at least one of the {whole} {length[4:]}, got {fraction}{hint}")
-    trainer[length] = round(whole * fraction)
-    of = f"{trainer[length]} of {whole} {length.removeprefix('max_')}"
+    for unit, whole in limits.items():
+        if (left := round(whole * fraction)) < 1:
+            hint = "" if "steps" in limits else "; give trainer.max_steps"
+            raise ValueError(f"fraction must leave at least one of the {whole} {unit}, got {fraction}{hint}")
+        trainer[f"max_{unit}"] = left
+    of = " or ".join(f"{trainer[f'max_{unit}']} of {whole} {unit}" for unit, whole in limits.items())
     return f"Trained for {of}" if fraction < 1.0 else ""
 
 

@@ -540,6 +540,13 @@ def test_a_configuration_of_another_command_and_a_length_that_is_none_are_refuse
         ({"max_steps": 90}, ["--fraction", "0.1"], {"max_steps": 9}, "Trained for 9 of 90 steps"),
         ({"max_steps": 90}, ["--max_epochs", "3"], {"max_steps": 90, "max_epochs": 3}, "Trained for at most 3 epochs"),
         ({"max_epochs": 9}, ["--fraction", "1"], {"max_epochs": 9}, ""),
+        ({"max_epochs": 3, "max_steps": 90}, ["--max_epochs", "3"], {"max_epochs": 3, "max_steps": 90}, ""),
+        (
+            {"max_epochs": 10, "max_steps": 90},
+            ["--fraction", "0.1"],
+            {"max_epochs": 1, "max_steps": 9},
+            "Trained for 1 of 10 epochs or 9 of 90 steps",
+        ),
         ({"max_epochs": 9}, [], {"max_epochs": 9}, ""),
     ],
 )
