@@ -25,7 +25,6 @@ from lightning.pytorch.callbacks import (
     ProgressBar,
 )
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
-from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from typing_extensions import override
 
@@ -33,6 +32,7 @@ from lit_cosine._checks import as_integer, shown
 from lit_cosine._files import WriterLock, new_file
 from lit_cosine.audit import ScheduleAudit
 from lit_cosine.checkpoint import ExactResume, SafeCheckpointIO
+from lit_cosine.cli._event_files import SteadyTensorBoardLogger
 from lit_cosine.cli._parser import given, group_help, one_sentence, up_to_help, with_name_hint, with_underscores
 from lit_cosine.cli._resume import (
     AlreadyRead,
@@ -183,7 +183,7 @@ class ArticleCLI(LightningCLI):
             folder = self._run_folder()
             kwargs["default_root_dir"] = folder
             if config["logger"] in (None, True):
-                kwargs["logger"] = TensorBoardLogger(
+                kwargs["logger"] = SteadyTensorBoardLogger(
                     folder, name="", version="", default_hp_metric=False, max_queue=1000
                 )
             listed_types = {type(callback) for callback in listed}

@@ -15,6 +15,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import rank_zero_only
 
 from lit_cosine._files import new_file
+from lit_cosine.cli._event_files import quiet_writers
 from lit_cosine.cli._lightning_cli import ArticleCLI, RunComplete, restored, run_of
 from lit_cosine.cli._process import TrainingBegan, in_one_process, quiet, refusing, stopping, threads
 from lit_cosine.cli._shell import command_line
@@ -25,7 +26,7 @@ __all__ = ["predict", "test", "train"]
 
 def train(arguments: Sequence[str]) -> None:
     """Fit, test the best checkpoint, and print where the results are."""
-    with quiet():
+    with quiet(), quiet_writers():
         began = TrainingBegan()
         try:
             with refusing():

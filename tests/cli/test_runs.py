@@ -308,6 +308,27 @@ def threads(capsys, *arguments):
     return seen, [line for line in out.splitlines() if "CPU threads" in line]
 
 
+class BreaksFiles(Callback):
+    """Makes the event files of the run impossible to write to after its first epoch."""
+
+    def on_train_epoch_end(self, trainer, pl_module):
+        for path in Path(trainer.default_root_dir).glob("events*"):
+            if path.is_file():
+                path.unlink()
+                path.mkdir()
+
+
+def test_event_files_that_cannot_be_written_end_and_the_training_goes_on(capsys):
+    with pytest.warns(UserWarning, match="event files end|writes no more to") as seen:
+        assert train("--trainer.callbacks", f"{__name__}.BreaksFiles", "--trainer.max_epochs=4") == 0
+    assert sum("event files end here, and training continues: " in str(one.message) for one in seen) == 1
+    said = capsys.readouterr()
+    assert "Epoch 4/4" in said.out
+    assert "Test accuracy" in said.out
+    assert "Traceback" not in said.err
+    assert torch.load("runs/run_1/checkpoints/last.ckpt", weights_only=True)["global_step"] == 8
+
+
 class Threads(Callback):
     seen: list = []  # noqa: RUF012
 
