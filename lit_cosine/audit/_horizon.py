@@ -6,7 +6,6 @@ attribute of another class, or a variable of a closure, may count anything, what
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,7 +14,7 @@ from torch.optim import lr_scheduler as torch_schedulers
 from lit_cosine._compat import child_schedulers, milestones_of
 from lit_cosine.training import ScheduleLR
 
-__all__ = ["horizon", "is_known", "is_length", "parts_of"]
+__all__ = ["horizon", "is_known", "parts_of"]
 
 _KNOWN = {
     torch_schedulers.CosineAnnealingLR: "T_max",
@@ -69,8 +68,3 @@ def is_known(scheduler: Any) -> bool:
     if children := child_schedulers(scheduler):
         return all(is_known(child) for child in children)
     return isinstance(scheduler, (ScheduleLR, *_KNOWN, *_ENDLESS))
-
-
-def is_length(length: float) -> bool:
-    """Return whether a number can be the length of a run."""
-    return math.isfinite(length) and 0 < length <= 1e12

@@ -16,7 +16,7 @@ from torch.optim import lr_scheduler as torch_schedulers
 from lit_cosine._compat import milestones_of
 from lit_cosine.audit._curve import PER_STEP, Curve
 from lit_cosine.audit._finding import Finding, Severity
-from lit_cosine.audit._horizon import horizon, is_known, is_length
+from lit_cosine.audit._horizon import horizon, is_known
 from lit_cosine.audit._situation import Scheduled, Situation
 from lit_cosine.training import ScheduleLR, TrainerLR
 
@@ -25,42 +25,29 @@ __all__ = ["END_RULES", "STEPPING_RULES", "horizon_findings", "idle_start"]
 _RISING = (torch_schedulers.LinearLR, torch_schedulers.ConstantLR, torch_schedulers.CyclicLR)
 
 
-def horizon_findings(scheduled: Scheduled, situation: Situation) -> list[Finding]:
-    """Return what is wrong with the horizon as a number, whether the LR can be planned or not."""
-    length = horizon(scheduled.scheduler)
-    if length is not None and not is_length(length):
-        return [_endless(scheduled, length, situation)]
-    built, restored = scheduled.built, scheduled.restored
-    if not isinstance(scheduled.scheduler, ScheduleLR) and None not in (built, restored) and built != restored:
-        return [_old_horizon(scheduled, length, situation)]
-    return []
-
-
-def _endless(scheduled: Scheduled, length: float, situation: Situation) -> Finding:
-    trace = situation.trace
-    return Finding(
-        "endless-horizon",
-        f"{scheduled.name} was given a horizon of {length:g}, which is no length: in {trace.updates:,} updates the LR "
-        f"goes from {trace.first[0]:.4g} to {trace.last[0]:.4g}",
-        situation.reader.fix(
-            "trainer.estimated_stepping_batches is -1 for a loader without a length and inf for a run without an end: "
-            "give the Trainer max_steps, and use lit_cosine.total_steps(trainer), which raises instead"
-        ),
-    )
-
-
-def _old_horizon(scheduled: Scheduled, length: float | None, situation: Situation) -> Finding:
-    trace = situation.trace
-    still = "it still has" if length == scheduled.restored else "its LR was computed for"
-    return Finding(
-        "old-horizon",
-        f"configure_optimizers asked for a {scheduled.name} over {scheduled.built:g} steps, but {still} the "
-        f"{scheduled.restored:g} of the checkpoint: over the {trace.updates:,} updates left the LR goes from "
-        f"{trace.first[0]:.4g} to {trace.last[0]:.4g} and is {trace.peaks.max():.4g} at its highest",
-        situation.reader.fix(
-            'use lr_scheduler_config or LearningRateScheduler, whose on_resize="continue" leads to the new end'
-        ),
-    )
+def horizon_findings(scheduled: Scheduled, situation: Situation) -> Iterator[Finding]:
+    """Yield what is wrong with the horizon as a number, whether the LR can be planned or not."""
+    length, built, restored = horizon(scheduled.scheduler), scheduled.built, scheduled.restored
+    name, trace, fix = scheduled.name, situation.trace, situation.reader.fix
+    goes = f"the LR goes from {trace.first[0]:.4g} to {trace.last[0]:.4g}"
+    if length is not None and not (math.isfinite(length) and 0 < length <= 1e12):
+        yield Finding(
+            "endless-horizon",
+            f"{name} was given a horizon of {length:g}, which is no length: in {trace.updates:,} updates {goes}",
+            fix(
+                "trainer.estimated_stepping_batches is -1 for a loader without a length and inf for a run without an "
+                "end: give the Trainer max_steps, and use lit_cosine.total_steps(trainer), which raises instead"
+            ),
+        )
+    elif not isinstance(scheduled.scheduler, ScheduleLR) and None not in (built, restored) and built != restored:
+        still = "it still has" if length == restored else "its LR was computed for"
+        yield Finding(
+            "old-horizon",
+            f"configure_optimizers asked for a {name} over {built:g} steps, but {still} the {restored:g} of "
+            f"the checkpoint: over the {trace.updates:,} updates left {goes} and is {trace.peaks.max():.4g} at its "
+            "highest",
+            fix('use lr_scheduler_config or LearningRateScheduler, whose on_resize="continue" leads to the new end'),
+        )
 
 
 def _raises(curve: Curve) -> Iterator[Finding]:
@@ -139,14 +126,13 @@ def idle_start(curve: Curve) -> Iterator[Finding]:
             "give the optimizer an LR above 0",
         )
         return
-    which = f"all {updates:,} updates are made at LR 0 and change"
-    if at_zero < updates:
-        which = f"the first {at_zero:,} of {updates:,} updates are made at LR 0 and change"
+    which = f"all {updates:,}" if at_zero == updates else f"the first {at_zero:,} of {updates:,}"
+    does = "updates are made at LR 0 and change nothing"
     if at_zero == 1:
-        which = f"the first of {updates:,} updates is made at LR 0 and changes"
+        which, does = f"the first of {updates:,}", "updates is made at LR 0 and changes nothing"
     yield Finding(
         "idle-warmup",
-        f"under {curve.name} {which} nothing",
+        f"under {curve.name} {which} {does}",
         curve.fix(
             "begin the warmup above 0: ScheduleLR(warmup_steps=W) runs update k of it at (k+1)/(W+1) of the peak",
             "begin above 0: --model.warmup 5% runs update k of W at (k+1)/(W+1) of the peak",

@@ -26,7 +26,7 @@ def findings_of(situation: Situation) -> list[Finding]:
 
 def _of_scheduler(scheduled: Scheduled, situation: Situation) -> list[Finding]:
     """Return what is wrong with one scheduler."""
-    if found := _length_rules.horizon_findings(scheduled, situation):
+    if found := [*_length_rules.horizon_findings(scheduled, situation)]:
         return found
     if scheduled.stepping is None or any(one.depends for one in situation.scheduled):
         return []  # its LR is not known

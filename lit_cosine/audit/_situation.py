@@ -25,7 +25,7 @@ __all__ = ["Scheduled", "Situation", "situations"]
 
 _LONGEST = 20_000_000  # batches of a run that is played, which takes a minute
 _OPEN = 10_000
-"""The number of updates that are played of a run without a known end."""
+"""The number of updates that are played of a longer run, and of one without a known end."""
 
 
 @dataclass
@@ -145,9 +145,8 @@ def _timeline(trainer: Trainer, pl_module: LightningModule, first_batch: int) ->
         batches, epochs = first_batch + updates * accumulate(epoch) + 1, 1
     elif epochs == math.inf:
         epochs = updates + 1  # each makes one or more, and the present one may be half done
-    length = int(epochs * batches) if most is None else min(most, int(epochs * batches))
-    if length > _LONGEST:
-        raise ValueError(f"a run of {length:,} batches is not played: at most {_LONGEST:,} are")
+    if min(epochs * batches, math.inf if most is None else most) > _LONGEST:
+        most, open_end = _OPEN, True
     return Timeline(int(batches), int(epochs), accumulate, epoch, first_batch, most), open_end
 
 

@@ -140,6 +140,17 @@ def test_raise_lets_a_right_run_pass():
     assert audit.findings == []
 
 
+def test_of_a_run_too_long_to_be_played_the_beginning_is_planned(capsys):
+    class Stops(pl.Callback):
+        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+            trainer.should_stop = True
+
+    audit = ScheduleAudit("print")
+    fit(Net(per_step(lambda sgd: CosineAnnealingLR(sgd, 8 * 10**7))), audit, Stops(), max_epochs=10**7)
+    assert (audit.findings, audit.differences) == ([], [])
+    assert "nothing wrong in the first 10,000 updates" in capsys.readouterr().out
+
+
 def test_an_lr_of_nan_is_one_finding_and_no_difference():
     audit = ScheduleAudit("print")
     fit(Net(per_step(lambda sgd: LambdaLR(sgd, lambda step: float("nan")))), audit)
