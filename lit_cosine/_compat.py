@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
     from torch._ops import OpOverload
 
 __all__ = [
-    "add_products", "attached_datamodule", "batches_that_stepped", "callbacks_of", "child_schedulers",
-    "closed_form_lrs", "combined_mode", "evaluating", "file_writer", "finder_sets_lr", "forget_module",
-    "gradient_scale", "has_class", "has_step_hooks", "is_fast_dev_run", "is_local", "is_operator", "last_written_lrs",
+    "attached_datamodule", "batches_that_stepped", "callbacks_of", "child_schedulers", "closed_form_lrs",
+    "combined_mode", "evaluating", "file_writer", "finder_sets_lr", "forget_module", "gradient_scale", "has_class",
+    "has_step_hooks", "in_place", "is_fast_dev_run", "is_local", "is_operator", "last_written_lrs",
     "log_every_n_steps", "log_points_early", "logged_metrics", "logger_prefix", "mark_step_called", "milestones_of",
-    "moved_to_device", "multiply_all", "operator_arguments", "operator_makes_view", "operator_mutates",
-    "optimizer_steps_begun", "own_attributes", "restart_iterators", "same_overload", "saves_shards",
-    "skip_finished_epoch", "step_was_called", "tensor_version", "timer_seconds", "train_dataloader",
-    "train_position", "tree_leaves", "uses_distributed_sampler", "validation_is_due",
+    "moved_to_device", "operator_arguments", "operator_makes_view", "operator_mutates", "optimizer_steps_begun",
+    "own_attributes", "restart_iterators", "same_overload", "saves_shards", "skip_finished_epoch",
+    "step_was_called", "tensor_version", "timer_seconds", "train_dataloader", "train_position", "tree_leaves",
+    "uses_distributed_sampler", "validation_is_due",
 ]  # fmt: skip
 
 
@@ -141,22 +141,13 @@ def same_overload(packet: Any, operator: Any) -> Any:
     return getattr(packet, operator._overloadname, None)
 
 
-def add_products(targets: list[Tensor], factors: list[Tensor], scales: list[Tensor]) -> None:
-    """Add ``factor * scale`` to every target in place. Calls ``torch._foreach_addcmul_``; a loop without it."""
-    if hasattr(torch, "_foreach_addcmul_"):
-        torch._foreach_addcmul_(targets, factors, scales)
+def in_place(operation: Literal["addcmul_", "mul_"], targets: list[Tensor], *operands: list[Tensor]) -> None:
+    """Apply a tensor's method to every target. Calls ``torch._foreach_addcmul_`` etc.; a loop without it."""
+    if hasattr(torch, f"_foreach_{operation}"):
+        getattr(torch, f"_foreach_{operation}")(targets, *operands)
     else:
-        for target, factor, scale in zip(targets, factors, scales, strict=True):
-            target.addcmul_(factor, scale)
-
-
-def multiply_all(targets: list[Tensor], scales: list[Tensor]) -> None:
-    """Multiply every target in place by its scale. Calls ``torch._foreach_mul_``; a loop without it."""
-    if hasattr(torch, "_foreach_mul_"):
-        torch._foreach_mul_(targets, scales)
-    else:
-        for target, scale in zip(targets, scales, strict=True):
-            target.mul_(scale)
+        for target, *own in zip(targets, *operands, strict=True):
+            getattr(target, operation)(*own)
 
 
 # --- Lightning ---

@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 
 from lit_cosine._compat import callbacks_of, has_step_hooks
 from lit_cosine.monitors._points import Point, numbers
-from lit_cosine.training import StepHooks, lr_names, optimizer_names, read_entry, skipped_update
+from lit_cosine.training import StepHooks, loss_scale, lr_names, optimizer_names, read_entry, skipped_update
 
 __all__ = ["Update", "UsedLRs"]
 
@@ -59,7 +59,8 @@ class UsedLRs:
         self._optimizers: list[Optimizer] = []
         self._trainer: Trainer | None = None
         self._read: dict[int, Used] = {}  # what the update that is being made uses
-        self._steps = 0  # made before that update
+        self._steps, self._scale = 0, 1.0  # made before that update, and its GradScaler's scale
+        self._heard: set[int] = set()  # optimizers whose hooks have fired
         self._window: list[Tensor] = []
         self._with_loss = 0
         self._keys = ["lr"]
@@ -123,6 +124,8 @@ class UsedLRs:
         """Take the LRs that ``optimizer`` is about to use."""
         if (index := self.index(optimizer)) is not None and self._trainer is not None:
             self._steps = self._trainer.global_step
+            if index not in self._heard:
+                self._scale = loss_scale(self._trainer)
             self._before(index, optimizer)
 
     def end_batch(self, outputs: Any = None) -> None:
@@ -130,11 +133,11 @@ class UsedLRs:
         trainer = self._trainer
         if trainer is None:
             return
-        # hooks of these optimizers have not fired: they never do, or a GradScaler has skipped the update
-        unheard = self._read and trainer.global_step != self._steps and trainer.lightning_module.automatic_optimization
-        if unheard and getattr(trainer.precision_plugin, "scaler", None) is None:
-            for index in list(self._read):
-                self._record(index)
+        if self._read and trainer.global_step != self._steps and trainer.lightning_module.automatic_optimization:
+            # hooks of these optimizers have not fired: they never do, or a GradScaler has skipped the update
+            for index in {*self._read} - self._heard:
+                if loss_scale(trainer) >= self._scale:  # it falls where an update is skipped
+                    self._record(index)
         loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
         if isinstance(loss, Tensor):
             loss = loss.detach() if loss.dim() == 0 else loss.detach().mean()
@@ -201,6 +204,7 @@ class UsedLRs:
         self._read[index] = self._values(optimizer)
 
     def _after(self, index: int, optimizer: Optimizer, *_: Any) -> None:
+        self._heard.add(index)
         # an LR finder trains with callbacks of its own, and puts the run back after it
         if self._trainer is None or self._owner not in callbacks_of(self._trainer) or skipped_update(optimizer):
             self._read.pop(index, None)

@@ -1,6 +1,7 @@
 from ._cooldown_on_plateau import CooldownOnPlateau as CooldownOnPlateau
 from ._layer_groups import param_groups as param_groups
 from ._learning_rate_scheduler import LearningRateScheduler as LearningRateScheduler
+from ._param_groups import loss_scale as loss_scale
 from ._param_groups import lr_names as lr_names
 from ._param_groups import optimizer_names as optimizer_names
 from ._param_groups import read_entry as read_entry

@@ -23,6 +23,7 @@ __all__ = [
     "check_order",
     "group_names",
     "has_entry",
+    "loss_scale",
     "lr_names",
     "optimizer_names",
     "own_names",
@@ -126,6 +127,12 @@ def skipped_update(optimizer: Optimizer) -> bool:
     """Return whether the step just made changed no weight: a fused optimizer skips in its kernel."""
     found_inf = getattr(optimizer, "found_inf", None)
     return found_inf is not None and _is_true(found_inf, tensor_version(found_inf))
+
+
+def loss_scale(trainer: Any) -> float:
+    """Return the factor of a GradScaler, which falls where it has skipped an update; 1 without one."""
+    scaler = getattr(trainer.precision_plugin, "scaler", None)
+    return 1.0 if scaler is None else float(scaler.get_scale())
 
 
 @lru_cache(maxsize=1)

@@ -18,7 +18,7 @@ from lit_cosine.schedules import Constant, Duration, OneMinusSqrt, OnResize, Sch
 from lit_cosine.training._changes import ENDLESS, Lengths, log_warning
 from lit_cosine.training._clock import SharedClock
 from lit_cosine.training._own_curves import OwnCurve, as_own_curves, check_patterns
-from lit_cosine.training._param_groups import set_own_names, skipped_update
+from lit_cosine.training._param_groups import loss_scale, set_own_names, skipped_update
 from lit_cosine.training._played import Played
 from lit_cosine.training._run_length import Interval, Plan, Run, length_in_run, plan
 from lit_cosine.training._schedule_lr import ScheduleLR
@@ -150,7 +150,7 @@ class TrainerLR(ScheduleLR):
         self._unknown = bool(planned.run.trainer.ckpt_path)  # to the checkpoint, until its state is loaded
         self._heard = self._ever_heard = False  # whether a step hook has fired since the last step
         self._silent = not has_step_hooks(optimizer)
-        self._scale = _gradient_scale(planned.run)
+        self._scale = loss_scale(planned.run.trainer)
         self._hooks = StepHooks()
         if not self._silent:
             self._hooks.add(optimizer, before=self._before_update, after=self._after_update)
@@ -201,7 +201,7 @@ class TrainerLR(ScheduleLR):
         super().load_state_dict(state_dict)
         self._unknown = self._settled = False
         if self._run is not None:
-            self._limits, self._scale = self._run.limits(), _gradient_scale(self._run)
+            self._limits, self._scale = self._run.limits(), loss_scale(self._run.trainer)
             self._catch_up(self._run)
 
     def adopt(self, run: Run) -> None:
@@ -257,7 +257,7 @@ class TrainerLR(ScheduleLR):
         if self._ever_heard and getattr(run.trainer.precision_plugin, "scaler", None) is not None:
             return True
         # torch 2.13: a wrapper that skips Optimizer.__init__ calls no hooks; where a GradScaler skips, its scale falls
-        before, self._scale = self._scale, _gradient_scale(run)
+        before, self._scale = self._scale, loss_scale(run.trainer)
         if self._scale < before:
             return True
         if not self._silent:
@@ -321,8 +321,3 @@ def schedulers_of(trainer: Any) -> list[TrainerLR]:
         if has_class(callback, "LearningRateScheduler"):
             found += callback.schedulers
     return [one for one in found if isinstance(one, TrainerLR)]
-
-
-def _gradient_scale(run: Run) -> float:
-    scaler = getattr(run.trainer.precision_plugin, "scaler", None)
-    return 1.0 if scaler is None else float(scaler.get_scale())

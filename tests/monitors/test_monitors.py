@@ -1,6 +1,7 @@
 import math
 import re
 import time
+from collections import OrderedDict
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import LearningRateFinder, LearningRateMonitor
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.plugins import MixedPrecision
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.data import DataLoader
 
@@ -198,6 +200,36 @@ def test_an_update_that_was_skipped_is_no_point(tmp_path):
     run = trainer(tmp_path, LearningRateLogger(), max_epochs=1)
     run.fit(Skips())
     assert [step for step, _ in run.logger.lrs()["lr-SGD"]] == list(range(7))
+
+
+class Silent(torch.optim.Optimizer):
+    """A wrapper that leaves ``Optimizer.__init__`` out, as timm's Lookahead: its hooks never fire."""
+
+    def __init__(self, base):
+        self.base, self.param_groups, self.defaults, self.state = base, base.param_groups, base.defaults, base.state
+        self._optimizer_step_pre_hooks, self._optimizer_step_post_hooks = OrderedDict(), OrderedDict()
+
+    def step(self, closure=None):
+        return self.base.step(closure)
+
+    def zero_grad(self, set_to_none=True):  # torch 2.13: Optimizer's own patches step, so that hooks fire from then on
+        self.base.zero_grad(set_to_none)
+
+
+@LOGS_RARELY
+@pytest.mark.parametrize("overflows", [(), (0, 1, 5)])
+def test_an_optimizer_without_hooks_has_a_point_for_every_update_under_a_grad_scaler_too(tmp_path, overflows):
+    class Wrapped(Falling):
+        def configure_optimizers(self):
+            return Silent(torch.optim.SGD(self.weights, lr=0.1))
+
+        def training_step(self, batch, batch_idx):
+            return super().training_step(batch, batch_idx) * (math.inf if batch_idx in overflows else 1.0)
+
+    plugin = MixedPrecision("16-mixed", "cpu", scaler=torch.amp.GradScaler("cpu", init_scale=1.0))
+    run = trainer(tmp_path, LearningRateLogger(), max_epochs=1, plugins=[plugin])
+    run.fit(Wrapped(schedule=False))
+    assert run.logger.lrs()["lr-Silent"] == [(step, 0.1) for step in range(9 - len(overflows))]
 
 
 class Watch(Callback):

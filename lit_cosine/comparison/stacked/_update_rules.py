@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.optim.adam import adam
 
-from lit_cosine._compat import add_products, multiply_all
+from lit_cosine._compat import in_place
 
 __all__ = ["OptimizerName", "UpdateRule", "update_rule"]
 
@@ -62,7 +62,7 @@ class UpdateRule(ABC):
 
     def _apply(self) -> None:
         """Weights += scale * update."""
-        add_products(self.pieces, self._updates, self._scales)
+        in_place("addcmul_", self.pieces, self._updates, self._scales)
 
 
 @final
@@ -103,7 +103,7 @@ class _Adam(UpdateRule):
             self._decay_gradients()
         elif self.weight_decay:
             torch.mul(lr, -self.weight_decay, out=self._scale).add_(1.0)
-            multiply_all(self.pieces, self._scales)
+            in_place("mul_", self.pieces, self._scales)
         self._update.zero_()
         mean, square, count = [self._mean], [self._square], [self._count]
         adam([self._update], [self.gradients], mean, square, [], count, fused=True, lr=1.0, **_ADAM)
