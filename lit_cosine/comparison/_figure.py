@@ -6,6 +6,7 @@ Convention: one colour a schedule, in every panel the same; lines are labelled b
 from __future__ import annotations
 
 import math
+from io import BytesIO
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,15 @@ _COLOURS = (*(plots.style(index)["color"] for index in range(7)), "#7F7F7F")
 """Of the schedules in a panel."""
 
 
+class _Picture(Figure):
+    """A figure that Jupyter shows also where nothing has imported pyplot."""
+
+    def _repr_png_(self) -> bytes:
+        drawn = BytesIO()
+        self.savefig(drawn, format="png")
+        return drawn.getvalue()
+
+
 def draw(comparison: Comparison, floors: Comparison | None = None) -> Figure:
     """Return the figure: LR curves, loss curves with bands, loss against peak LR, and a heat map of LR x floor.
 
@@ -31,7 +41,7 @@ def draw(comparison: Comparison, floors: Comparison | None = None) -> Figure:
     eight schedules: the baseline and the best. Without ``floors``, cosines, the heat map is of LR x schedule.
     """
     one_lr = len(comparison.lrs) == 1
-    figure = Figure(figsize=(13.6, 4) if one_lr else (12, 8), dpi=125, layout="constrained")
+    figure = _Picture(figsize=(13.6, 4) if one_lr else (12, 8), dpi=125, layout="constrained")
     panels = figure.subplots(1, 3) if one_lr else figure.subplots(2, 2).ravel()
     lrs, losses, last = panels[:3]
     drawn = _chosen(comparison)

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from matplotlib.image import imread
 from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import metadata
@@ -119,6 +120,7 @@ def test_the_figure_has_its_four_panels(found: Comparison) -> None:
     assert initial.lines[0].get_ydata().tolist() == pytest.approx(found.values()[:, 0, [1, 0]].mean(axis=0).tolist())
     assert [text.get_text() for text in heat.get_yticklabels()] == ["constant", "cosine"]
     assert len(heat.texts) == 4
+    assert imread(io.BytesIO(found.plot()._repr_png_())).shape == (1000, 1500, 4)  # what Jupyter shows
 
 
 def test_the_heat_map_is_of_floors_where_there_are_floors(found: Comparison) -> None:
