@@ -19,18 +19,19 @@ from torch.utils import _pytree
 from typing_extensions import TypeIs
 
 if TYPE_CHECKING:
+    from lightning.pytorch import LightningModule, Trainer
     from torch._ops import OpOverload
 
 __all__ = [
     "attached_datamodule", "batches_that_stepped", "callbacks_of", "child_schedulers", "closed_form_lrs",
     "combined_mode", "evaluating", "file_writer", "finder_sets_lr", "forget_module", "gradient_scale", "has_class",
     "has_step_hooks", "in_place", "is_fast_dev_run", "is_local", "is_operator", "last_written_lrs",
-    "log_every_n_steps", "log_points_early", "logged_metrics", "logger_prefix", "mark_step_called", "milestones_of",
-    "moved_to_device", "operator_arguments", "operator_makes_view", "operator_mutates", "optimizer_steps_begun",
-    "own_attributes", "restart_iterators", "same_overload", "saves_shards", "skip_finished_epoch",
-    "step_was_called", "tensor_version", "timer_seconds", "train_dataloader", "train_position", "tree_leaves",
-    "uses_distributed_sampler", "validation_is_due",
-]  # fmt: skip
+    "log_every_n_steps", "log_points_early", "logged_metrics", "logger_prefix", "loop_progress", "mark_step_called",
+    "milestones_of", "moved_to_device", "operator_arguments", "operator_makes_view", "operator_mutates",
+    "optimizer_steps_begun", "own_attributes", "restart_iterators", "same_overload", "saves_shards",
+    "skip_finished_epoch", "step_was_called", "tensor_version", "timer_seconds", "train_dataloader", "train_position",
+    "tree_leaves", "uses_distributed_sampler", "validation_is_due",
+]  # fmt: skip  # fmt: skip
 
 
 # --- torch ---
@@ -153,7 +154,7 @@ def in_place(operation: Literal["addcmul_", "mul_"], targets: list[Tensor], *ope
 # --- Lightning ---
 
 
-def attached_datamodule(trainer: Any) -> Any:
+def attached_datamodule(trainer: Trainer) -> Any:
     """Return the DataModule whose loaders this call of ``fit``, ``test`` etc. uses; None if it was given loaders.
 
     Reads ``_data_connector._datahook_selector.datamodule``; ``trainer.datamodule`` without it, which still holds the
@@ -168,9 +169,10 @@ def has_class(thing: Any, name: str) -> bool:
     return any(cls.__name__ == name for cls in type(thing).__mro__)
 
 
-def callbacks_of(trainer: Any, *classes: str) -> list[Any]:
+def callbacks_of(trainer: Trainer, *classes: str) -> list[Any]:
     """Return the Trainer's callbacks, or those of one of ``classes``. Reads ``callbacks``, which is not declared."""
-    return [one for one in trainer.callbacks if not classes or any(has_class(one, name) for name in classes)]
+    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+    return [one for one in callbacks if not classes or any(has_class(one, name) for name in classes)]
 
 
 _OF_THE_RUN = ("log", "log_dict")  # the module's methods, which lightning 2.6.6 sets on every callback of a run
@@ -187,17 +189,17 @@ def forget_module(callback: Any) -> None:
         vars(callback).pop(name, None)
 
 
-def log_every_n_steps(trainer: Any) -> int:
+def log_every_n_steps(trainer: Trainer) -> int:
     """Return the Trainer's ``log_every_n_steps``, undeclared as well; 0 where nothing is logged."""
-    return int(trainer.log_every_n_steps or 0)
+    return int(trainer.log_every_n_steps or 0)  # type: ignore[attr-defined]
 
 
-def is_fast_dev_run(trainer: Any) -> bool:
+def is_fast_dev_run(trainer: Trainer) -> bool:
     """Return whether the run makes a few batches only. Reads ``fast_dev_run``, undeclared; False without it."""
     return bool(getattr(trainer, "fast_dev_run", False))
 
 
-def train_dataloader(trainer: Any) -> Any:
+def train_dataloader(trainer: Trainer) -> Any:
     """Return a new train dataloader, without setting up the Trainer's own.
 
     Reads ``fit_loop._data_source.dataloader()``. ``trainer.estimated_stepping_batches`` would set the loaders up before
@@ -211,12 +213,12 @@ def combined_mode(loader: Any) -> str:
     return str(getattr(loader, "_mode", "max_size_cycle"))
 
 
-def uses_distributed_sampler(trainer: Any) -> bool:
+def uses_distributed_sampler(trainer: Trainer) -> bool:
     """Return the Trainer's ``use_distributed_sampler``. Reads ``_accelerator_connector``; True without it."""
     return bool(getattr(getattr(trainer, "_accelerator_connector", None), "use_distributed_sampler", True))
 
 
-def batches_that_stepped(trainer: Any) -> int:
+def batches_that_stepped(trainer: Trainer) -> int:
     """Return the count that ``log_every_n_steps`` is held against.
 
     Reads ``fit_loop.epoch_loop._batches_that_stepped``; ``global_step`` without it, which is equal under one optimizer.
@@ -224,7 +226,7 @@ def batches_that_stepped(trainer: Any) -> int:
     return int(getattr(trainer.fit_loop.epoch_loop, "_batches_that_stepped", trainer.global_step))
 
 
-def optimizer_steps_begun(trainer: Any) -> int:
+def optimizer_steps_begun(trainer: Trainer) -> int:
     """Return the number of optimizer steps begun under automatic optimization, including a step that is not finished.
 
     Reads ``fit_loop.epoch_loop.automatic_optimization.optim_progress``, whose classes are documented and whose place is
@@ -233,7 +235,7 @@ def optimizer_steps_begun(trainer: Any) -> int:
     return int(trainer.fit_loop.epoch_loop.automatic_optimization.optim_progress.optimizer.step.total.ready)
 
 
-def logged_metrics(trainer: Any) -> dict[str, Any]:
+def logged_metrics(trainer: Trainer) -> dict[str, Any]:
     """Return key -> metric of what training has logged in this epoch as a number with ``on_epoch=True``.
 
     Reads ``epoch_loop._results`` and of each metric ``is_tensor`` and ``meta``; the caller reads and sets ``value`` and
@@ -243,7 +245,7 @@ def logged_metrics(trainer: Any) -> dict[str, Any]:
     return {key: metric for key, metric in results.items() if metric.is_tensor and metric.meta.on_epoch}
 
 
-def log_points_early(trainer: Any) -> None:
+def log_points_early(trainer: Trainer) -> None:
     """In ``on_train_batch_end`` or ``on_train_epoch_end``, write the points that Lightning would write after that hook.
 
     Calls ``update_train_step_metrics`` or ``update_train_epoch_metrics`` of ``_logger_connector`` as the loops do, and
@@ -263,20 +265,28 @@ def log_points_early(trainer: Any) -> None:
             metric._forward_cache = None
 
 
-def train_position(trainer: Any) -> tuple[int, int]:
+def loop_progress(trainer: Trainer) -> tuple[Any, Any]:
+    """Return the progress of training's epochs and of its batches.
+
+    Reads ``fit_loop.epoch_progress`` and ``fit_loop.epoch_loop.batch_progress``, whose classes are documented and whose
+    ``processed`` is not declared.
+    """
+    return trainer.fit_loop.epoch_progress, trainer.fit_loop.epoch_loop.batch_progress
+
+
+def train_position(trainer: Trainer) -> tuple[int, int]:
     """Return the epoch that training is in, and how many of its batches were trained.
 
-    Reads ``fit_loop.epoch_progress`` and ``fit_loop.epoch_loop.batch_progress``, whose classes are documented; between
-    two epochs the latter still counts the finished one's. A resumed FitLoop continues with ``processed``: a batch that
-    was fetched or has raised is not in it, and one whose ``on_train_batch_end`` is running is.
+    Between two epochs the progress of batches still counts the finished one's. A resumed FitLoop continues with
+    ``processed``: a batch that was fetched or has raised is not in it, and one whose ``on_train_batch_end`` is running
+    is.
     """
-    loop = trainer.fit_loop
-    epoch = int(loop.epoch_progress.current.processed)
-    under_way = loop.epoch_progress.current.ready > epoch
-    return epoch, int(loop.epoch_loop.batch_progress.current.processed) if under_way else 0
+    epochs, batches = loop_progress(trainer)
+    epoch = int(epochs.current.processed)
+    return epoch, int(batches.current.processed) if epochs.current.ready > epoch else 0
 
 
-def validation_is_due(trainer: Any) -> bool:
+def validation_is_due(trainer: Trainer) -> bool:
     """In ``on_train_batch_end``, return whether Lightning will run validation after this batch.
 
     Reads ``epoch_loop._should_check_val_fx``, ``val_loop`` and ``fit_loop._data_fetcher``. The loader of the validation
@@ -292,7 +302,7 @@ def validation_is_due(trainer: Any) -> bool:
     return not loop.val_loop.skip
 
 
-def restart_iterators(trainer: Any) -> None:
+def restart_iterators(trainer: Trainer) -> None:
     """In ``on_train_start`` of a run resumed at the end of an epoch, have Lightning call ``iter`` on its loaders again.
 
     Lightning calls it when it sets the loaders up, before any hook, so that the random numbers that ``iter`` draws are
@@ -311,7 +321,7 @@ def saves_shards(strategy: Any) -> bool:
     return sharded or getattr(strategy, "_state_dict_type", "full") == "sharded"
 
 
-def skip_finished_epoch(trainer: Any) -> None:
+def skip_finished_epoch(trainer: Trainer) -> None:
     """In ``on_train_start`` of a resumed run, move on from an epoch that the checkpoint had finished.
 
     Under ``max_steps`` Lightning would otherwise run that epoch again with one batch (``FitLoop.restarting`` is always
@@ -336,7 +346,7 @@ def timer_seconds(timer: Any) -> float | None:
     return None if remaining is None else float(remaining + timer.time_elapsed())
 
 
-def gradient_scale(trainer: Any, optimizer: Optimizer) -> Tensor | float:
+def gradient_scale(trainer: Trainer, optimizer: Optimizer) -> Tensor | float:
     """In ``on_before_optimizer_step``, return the factor by which a GradScaler has made the gradients larger.
 
     Lightning has unscaled them by then, except those of a fused optimizer, which does it in its kernel. Reads
@@ -364,7 +374,7 @@ def is_local(path: str | Path) -> bool:
     return bool(_is_local_file_protocol(path))
 
 
-def moved_to_device(pl_module: Any, batch: Any) -> Any:
+def moved_to_device(pl_module: LightningModule, batch: Any) -> Any:
     """Return ``batch`` as Lightning hands it to a step of ``pl_module``.
 
     Reads ``_on_before_batch_transfer`` and ``_apply_batch_transfer_handler``.

@@ -10,20 +10,23 @@ import platform
 import re
 from collections.abc import Mapping, Sequence
 from importlib import metadata
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from lit_cosine._compat import callbacks_of
+from lit_cosine._compat import attached_datamodule, callbacks_of
 from lit_cosine.audit import Finding
 from lit_cosine.schedules import Schedule
+
+if TYPE_CHECKING:
+    from lightning.pytorch import LightningModule, Trainer
 
 __all__ = ["hyperparameters", "page", "schedule_columns"]
 
 _PACKAGES = ("lit-cosine", "lightning", "torch", "torchmetrics", "numpy", "scikit-learn", "tensorboard")
 
 
-def hyperparameters(trainer: Any, pl_module: Any) -> dict[str, Any]:
+def hyperparameters(trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
     """Return a run's row of the HParams table, by the names of ``HYPERPARAMETERS``; what is not known is left out."""
-    loader, data = trainer.train_dataloader, trainer.datamodule
+    loader, data = trainer.train_dataloader, attached_datamodule(trainer)
     name = getattr(data, "dataset", None)
     row = {
         **_scheduled(trainer, pl_module),
@@ -36,7 +39,7 @@ def hyperparameters(trainer: Any, pl_module: Any) -> dict[str, Any]:
     return {key: value for key, value in row.items() if value is not None}
 
 
-def _scheduled(trainer: Any, pl_module: Any) -> dict[str, Any]:
+def _scheduled(trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
     """Return what moves the LR of the first optimizer."""
     if not trainer.optimizers:
         return {}

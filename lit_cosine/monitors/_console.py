@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from lightning.pytorch import Callback
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import RichProgressBar
 from typing_extensions import override
 
@@ -31,18 +31,18 @@ class EpochLine(Callback):
         self._epoch: int | None = None
 
     @override
-    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._epoch = trainer.current_epoch  # whose scheduler is only stepped after this hook
 
     @override
-    def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._print(trainer)
 
     @override
-    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._print(trainer)
 
-    def _print(self, trainer: Any) -> None:
+    def _print(self, trainer: Trainer) -> None:
         """Print the epoch that has ended, if it is not printed yet."""
         if self._epoch is None:
             return
@@ -68,7 +68,7 @@ class SteadyProgressBar(RichProgressBar):
         self._loss: Any = None
 
     @override
-    def get_metrics(self, trainer: Any, pl_module: Any) -> dict[str, Any]:
+    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
         shown = {name: value for name, value in super().get_metrics(trainer, pl_module).items() if name != "v_num"}
         if self._loss is not None:
             shown = {"loss": f"{float(self._loss):.4f}", **shown}
@@ -82,7 +82,9 @@ class SteadyProgressBar(RichProgressBar):
         return f"{_epoch(current_epoch, self.trainer):{len(self.validation_description)}}"
 
     @override
-    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
         now = time.monotonic()
         if now - self._moved >= _SECONDS or trainer.is_last_batch:
             self._moved = now
@@ -92,9 +94,9 @@ class SteadyProgressBar(RichProgressBar):
             super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
     @override
-    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.teardown(trainer, pl_module, "fit")  # or what other callbacks log at the end is printed on the bar's line
 
 
-def _epoch(epoch: int, trainer: Any) -> str:
-    return f"Epoch {epoch + 1}" + (f"/{trainer.max_epochs}" if trainer.max_epochs > 0 else "")
+def _epoch(epoch: int, trainer: Trainer) -> str:
+    return f"Epoch {epoch + 1}" + (f"/{trainer.max_epochs}" if (trainer.max_epochs or 0) > 0 else "")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from lightning.pytorch import Trainer
 
 __all__ = ["SharedClock"]
 
@@ -18,7 +21,7 @@ class SharedClock:
     stands still until rank 0 has caught up. The arithmetic is the same on every rank, and so is the LR.
     """
 
-    def __init__(self, trainer: Any) -> None:
+    def __init__(self, trainer: Trainer) -> None:
         self._trainer = trainer
         self._reads = 0
         self._next, self._gap = 1, 1

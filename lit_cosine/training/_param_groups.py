@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import lru_cache
 from numbers import Real
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -16,6 +16,9 @@ from torch.optim import Optimizer
 from lit_cosine._checks import check_text, in_one_line
 from lit_cosine._compat import last_written_lrs, tensor_version
 from lit_cosine.schedules import with_hint
+
+if TYPE_CHECKING:
+    from lightning.pytorch import Trainer
 
 __all__ = [
     "IdleScheduler",
@@ -129,7 +132,7 @@ def skipped_update(optimizer: Optimizer) -> bool:
     return found_inf is not None and _is_true(found_inf, tensor_version(found_inf))
 
 
-def loss_scale(trainer: Any) -> float:
+def loss_scale(trainer: Trainer) -> float:
     """Return the factor of a GradScaler, which falls where it has skipped an update; 1 without one."""
     scaler = getattr(trainer.precision_plugin, "scaler", None)
     return 1.0 if scaler is None else float(scaler.get_scale())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lit_cosine._compat import tree_leaves
 from lit_cosine.schedules import Schedule
@@ -13,6 +13,9 @@ from lit_cosine.training._own_curves import OwnCurve, unmatched
 from lit_cosine.training._param_groups import lr_names
 from lit_cosine.training._run_length import Plan, Run, counted, replicas
 from lit_cosine.training._trainer_lr import TrainerLR
+
+if TYPE_CHECKING:
+    from lightning.pytorch import Trainer
 
 __all__ = ["GlobalBatch", "joined", "plan_line"]
 
@@ -30,7 +33,7 @@ class GlobalBatch:
     devices: int  # the processes that each have their own batches
 
     @classmethod
-    def of(cls, trainer: Any) -> GlobalBatch | None:
+    def of(cls, trainer: Trainer) -> GlobalBatch | None:
         """Return that of a run that is beginning; None where a loader has no ``batch_size``."""
         sizes: list[Any] = []
         for loader in tree_leaves(trainer.train_dataloader):

@@ -11,13 +11,16 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from torch.utils.data import DataLoader, DistributedSampler, IterableDataset
 
 from lit_cosine._checks import shown
 from lit_cosine._compat import (
+    callbacks_of,
     combined_mode,
+    is_fast_dev_run,
+    loop_progress,
     optimizer_steps_begun,
     timer_seconds,
     train_dataloader,
@@ -27,6 +30,9 @@ from lit_cosine._compat import (
 from lit_cosine.schedules import Duration, Unit
 from lit_cosine.training._changes import ENDLESS, Lengths
 
+if TYPE_CHECKING:
+    from lightning.pytorch import Trainer
+
 __all__ = ["Interval", "Plan", "Run", "counted", "length_in_run", "plan", "replicas", "total_steps"]
 
 Interval = Literal["step", "epoch"]
@@ -34,7 +40,7 @@ Interval = Literal["step", "epoch"]
 _PLURAL = {"step": "steps", "epoch": "epochs", "batch": "batches", "ms": "ms"}
 
 
-def total_steps(trainer: Any) -> int:
+def total_steps(trainer: Trainer) -> int:
     """Return how many optimizer steps the fit that is beginning will take, from its optimizer's first to its last.
 
     Counts ``max_epochs``, ``max_steps`` or both; accumulation, also by ``GradientAccumulationScheduler``;
@@ -88,7 +94,7 @@ class Plan:
             raise ValueError("a run without a known end has no shares: write warmup and cooldown in steps or epochs")
         planned = Plan(unit, self.lengths, run, warmup, cooldown)
         lengths = planned.lengths_of(total, run)
-        if lengths.warmup + lengths.cooldown >= total and not run.trainer.fast_dev_run:
+        if lengths.warmup + lengths.cooldown >= total and not is_fast_dev_run(run.trainer):
             both = " and ".join(f'{name} ("{parts[name]}", {n:,})' for name in parts if (n := getattr(lengths, name)))
             raise ValueError(f"{both} must be shorter than the run, got a run of {counted(total, unit)}")
         # a smoke test of a few batches says nothing about the warmup and the cooldown of the real run
@@ -101,7 +107,7 @@ class Plan:
 
 
 def plan(
-    trainer: Any,
+    trainer: Trainer,
     warmup: str | Duration = "0step",
     interval: Interval = "step",
     cooldown: str | Duration = "0step",
@@ -125,7 +131,7 @@ def plan(
 class Run:
     """One reading of a Trainer: what limits its run, and what an earlier fit has already done of it."""
 
-    def __init__(self, trainer: Any) -> None:
+    def __init__(self, trainer: Trainer) -> None:
         if not hasattr(trainer, "fit_loop"):
             raise TypeError(
                 f"trainer must be a Trainer, as self.trainer is in configure_optimizers, got {shown(trainer)}"
@@ -135,13 +141,13 @@ class Run:
                 "the Trainer has no module yet: ask for the length of its run in configure_optimizers or on_train_start"
             )
         self.trainer = trainer
-        self.max_epochs: float = math.inf if trainer.max_epochs == -1 else trainer.max_epochs
+        self.max_epochs: float = math.inf if (epochs := trainer.max_epochs) is None or epochs == -1 else epochs
         self.max_steps: float = math.inf if trainer.max_steps == -1 else trainer.max_steps
         self.accumulation = _callback_with(trainer, "get_accumulate_grad_batches")
         self.timer = _callback_with(trainer, "time_elapsed", "time_remaining")
         # a resumed run has its optimizer restored, and counts from that optimizer's first step
         resumed = bool(trainer.ckpt_path)
-        self.epochs_before: int = 0 if resumed else trainer.fit_loop.epoch_progress.current.processed
+        self.epochs_before: int = 0 if resumed else loop_progress(trainer)[0].current.processed
         self.steps_before: int = 0 if resumed else trainer.global_step
         self.batches_before: int = 0 if resumed else trainer.fit_loop.total_batch_idx + 1
 
@@ -150,7 +156,7 @@ class Run:
         """Whether neither epochs nor steps nor time limit the run."""
         return self.max_epochs == math.inf and self.max_steps == math.inf
 
-    def limits(self) -> tuple[float, ...]:
+    def limits(self) -> tuple[float | None, ...]:
         """Return what decides the run's length; while it stays the same, so does the length. Read at every step."""
         trainer = self.trainer
         batches: float = 0
@@ -226,7 +232,7 @@ class Run:
         loop, window = self.trainer.fit_loop, int(self.trainer.accumulate_grad_batches)
         # the step that is being made counts, whether its optimizer has returned or not
         steps = optimizer_steps_begun(self.trainer)
-        epochs = loop.epoch_progress.current
+        epochs = loop_progress(self.trainer)[0].current
         # an epoch's scheduler steps inside its last batch, before the epoch counts as processed
         return (epochs.ready, steps, 0, 0) if unit == "epoch" else (epochs.processed, steps, loop.batch_idx + 1, window)
 
@@ -256,15 +262,15 @@ class Run:
         return float(self.timer.time_elapsed() * 1000)
 
 
-def _resumed_position(trainer: Any, batches: float) -> tuple[int, int, bool]:
+def _resumed_position(trainer: Trainer, batches: float) -> tuple[int, int, bool]:
     """Return where a run of ``batches`` an epoch resumes: the epoch, the batches it skips, whether it is under way."""
     # between the restored state and the first batch FitLoop.reset and TrainingEpochLoop.reset move on: a checkpoint
     # from on_train_batch_end of an epoch's last batch counts that epoch, and skips as many batches of the next one, or
     # none if it has no more; one from the validation makes one batch more where the epoch has fewer now
     loop = trainer.fit_loop
-    epochs, batch = loop.epoch_progress.current, loop.epoch_loop.batch_progress
-    epoch, counted = int(epochs.processed), loop.restarted_mid_epoch  # whether FitLoop.reset has run
-    under_way = bool(counted or (loop.restarting and epochs.ready > epochs.processed))
+    (epochs, batch), counted = loop_progress(trainer), loop.restarted_mid_epoch  # whether FitLoop.reset has run
+    epoch = int(epochs.current.processed)
+    under_way = bool(counted or (loop.restarting and epochs.current.ready > epoch))
     done = int(batch.current.processed) if under_way else 0
     if done and batch.total.completed == batch.total.processed - 1:
         epoch += batch.is_last_batch and not counted
@@ -274,7 +280,7 @@ def _resumed_position(trainer: Any, batches: float) -> tuple[int, int, bool]:
     return epoch, done, under_way
 
 
-def replicas(trainer: Any) -> int:
+def replicas(trainer: Trainer) -> int:
     """Return the number of processes that each train on their own share of the data."""
     kwargs = getattr(trainer.strategy, "distributed_sampler_kwargs", None) or {}
     return int(kwargs.get("num_replicas", trainer.world_size))
@@ -285,12 +291,14 @@ def counted(number: float, unit: Unit) -> str:
     return f"{number:,} {unit if number == 1 else _PLURAL[unit]}"
 
 
-def _callback_with(trainer: Any, *methods: str) -> Any:
+def _callback_with(trainer: Trainer, *methods: str) -> Any:
     """Return the Trainer's callback that has ``methods``: found by what it does, in either namespace."""
-    return next((callback for callback in trainer.callbacks if all(hasattr(callback, name) for name in methods)), None)
+    return next(
+        (callback for callback in callbacks_of(trainer) if all(hasattr(callback, name) for name in methods)), None
+    )
 
 
-def _length_on_rank(trainer: Any, loader: Iterable[Any]) -> float:
+def _length_on_rank(trainer: Trainer, loader: Iterable[Any]) -> float:
     try:
         length: int = len(loader)  # type: ignore[arg-type]
     except (TypeError, NotImplementedError):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from torch.optim import Optimizer
 from typing_extensions import override
@@ -24,13 +24,16 @@ from lit_cosine.training._run_length import Interval, Plan, Run, length_in_run, 
 from lit_cosine.training._schedule_lr import ScheduleLR
 from lit_cosine.training._step_hooks import StepHooks
 
+if TYPE_CHECKING:
+    from lightning.pytorch import Trainer
+
 __all__ = ["TrainerLR", "check_cooldown", "lr_scheduler_config", "may_be_endless", "schedulers_of"]
 
 
 def lr_scheduler_config(
     optimizer: Optimizer,
     schedule: Schedule,
-    trainer: Any,
+    trainer: Trainer,
     *,
     warmup: str | Duration = "0step",
     cooldown: str | Duration = "0step",
@@ -94,7 +97,7 @@ class _Config(dict[str, Any]):
         raise KeyError(key)
 
 
-def may_be_endless(trainer: Any, schedule: Schedule, groups: Mapping[str, OwnCurve]) -> bool:
+def may_be_endless(trainer: Trainer, schedule: Schedule, groups: Mapping[str, OwnCurve]) -> bool:
     """Return whether the run needs no known end: constant LRs whose cooldown a CooldownOnPlateau begins."""
     triggered = any(has_class(one, "CooldownOnPlateau") for one in getattr(trainer, "callbacks", ()))
     curves = [schedule, *(own.schedules.get("lr", schedule) for own in groups.values())]
@@ -314,7 +317,7 @@ def check_cooldown(cooldown: Duration) -> None:
         raise ValueError(f'cooldown must have a length below that of the run, such as "20%", got {cooldown}')
 
 
-def schedulers_of(trainer: Any) -> list[TrainerLR]:
+def schedulers_of(trainer: Trainer) -> list[TrainerLR]:
     """Return the Trainer's schedulers that follow it, of both ways in."""
     found = [config.scheduler for config in trainer.lr_scheduler_configs]
     for callback in callbacks_of(trainer):
