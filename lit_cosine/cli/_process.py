@@ -52,8 +52,12 @@ class TrainingBegan(Callback):
 
 
 @contextmanager
-def in_one_process() -> Iterator[None]:
-    """Raise what ended a forked or spawned process, of which torch gives the traceback as text; stop them with this."""
+def in_one_process(*known: type[Exception]) -> Iterator[None]:
+    """Raise what ended a forked or spawned process, of which torch gives the traceback as text; stop them with this.
+
+    Args:
+        known: What else is raised as it is, and not as torch's report.
+    """
     try:
         yield
     except SystemExit:
@@ -66,7 +70,7 @@ def in_one_process() -> Iterator[None]:
     except ProcessRaisedException as error:
         name, _, message = error.msg.rstrip().rpartition("\n")[2].partition(": ")
         kind = locate(name)
-        kinds: list[type[Exception]] = [FloatingPointError, CheckpointWriteError]
+        kinds: list[type[Exception]] = [FloatingPointError, CheckpointWriteError, *known]
         kinds += [] if "training_epoch_loop.py" in error.msg else [*_REFUSED[1:]]  # training had begun
         for one in kinds:
             if isinstance(kind, type) and issubclass(kind, one):

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from argparse import ArgumentError
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
@@ -25,7 +24,7 @@ from lit_cosine.audit import ScheduleAudit, planned_points
 from lit_cosine.audit import Situation as Plan
 from lit_cosine.cli._lightning_cli import ArticleCLI, check_numbers
 from lit_cosine.cli._parser import given, up_to_help, with_underscores
-from lit_cosine.cli._process import quiet, refusing
+from lit_cosine.cli._process import in_one_process, quiet, refusing
 from lit_cosine.cli._terminal import chart, of_stdout
 from lit_cosine.cli._usage import HELP, configurations
 from lit_cosine.monitors import schedule_curves
@@ -37,20 +36,22 @@ _MOST_CURVES = 8
 
 
 class _Audited(Exception):
-    """Raised to stop a run before its first batch."""
+    """Raised to stop a run before its first batch; the message is the exit status."""
 
 
 class StopBeforeTraining(Callback):
-    """Stops a run before its first batch, and keeps the plans of the ScheduleAudit before it."""
+    """Shows the plans of the ScheduleAudit before it and stops the run, in whichever process it is."""
 
-    def __init__(self, audit: ScheduleAudit) -> None:
+    def __init__(self, audit: ScheduleAudit, output: Path | None) -> None:
         self.audit = audit
-        self.plans: list[Plan] = []
+        self.output = output
 
     @override
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        self.plans = self.audit.audited
-        raise _Audited
+        if trainer.is_global_zero:
+            _show(self.audit, self.audit.audited, self.output)
+        trainer.strategy.barrier()  # the first process that ends this way ends the others
+        raise _Audited(_status(self.audit))
 
 
 class _AnyCLI(LightningCLI):
@@ -99,15 +100,25 @@ def audit(arguments: Sequence[str]) -> int:
         if output is not None and output.suffix not in (".png", ".json"):
             raise ArgumentError(None, f"output must be a .png or .json file, got {output}")
         judge = ScheduleAudit("print")
-        stop = StopBeforeTraining(judge)
+        stop = StopBeforeTraining(judge, output)
         cli.trainer.callbacks = [*cli.trainer.callbacks, judge, stop]  # type: ignore[attr-defined]
-        with suppress(_Audited):
-            cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=cli.config["ckpt_path"])
-    _draw(stop.plans)
-    if output is not None:
-        with refusing():
-            _write(new_file(output), judge, stop.plans)
+        try:
+            with in_one_process(_Audited):
+                cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=cli.config["ckpt_path"])
+        except _Audited as audited:
+            return int(str(audited))
+        _show(judge, [], output)  # of a run without a batch
+    return _status(judge)
+
+
+def _status(judge: ScheduleAudit) -> int:
     return int(any(finding.severity == "error" for finding in judge.findings))
+
+
+def _show(judge: ScheduleAudit, plans: Sequence[Plan], output: Path | None) -> None:
+    _draw(plans)
+    if output is not None:
+        _write(new_file(output), judge, plans)
 
 
 def _names_a_model(arguments: Sequence[str]) -> bool:

@@ -80,7 +80,8 @@ class _Reader:
         if not isinstance(plain, Mapping):
             raise _error(where, f"a schedule is a name or has the keys class_path and init_args, got {shown(plain)}")
         check_keys(plain, ("class_path", "init_args"), where)
-        class_path, init_args = plain.get("class_path"), plain.get("init_args") or {}
+        class_path, init_args = plain.get("class_path"), plain.get("init_args")
+        init_args = {} if init_args is None else init_args  # a tensor has no truth value
         if not isinstance(class_path, str):
             raise _error(where, f"class_path must name a schedule, got {shown(class_path)}")
         if not isinstance(init_args, Mapping):

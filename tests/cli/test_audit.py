@@ -1,6 +1,8 @@
 """lit-cosine audit: the plan of any LightningCLI run, without training."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 import yaml
@@ -138,3 +140,16 @@ def test_a_run_that_cannot_be_built_is_refused(project, capsys):
     assert capsys.readouterr().err == "lit-cosine audit: error: config names no model: add --model module.Class\n"
     assert main(["audit", "--config", "missing.yaml"]) == 2
     assert "missing.yaml" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("processes")
+@pytest.mark.parametrize("strategy", ["ddp", "ddp_fork"])
+def test_several_processes_show_and_write_one_plan(strategy, tmp_path):
+    command = [sys.executable, "-W", "ignore", "-m", "lit_cosine", "audit", "--trainer.devices=2"]
+    command += ["--trainer.accelerator=cpu", f"--trainer.strategy={strategy}", "--output=plan.json"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("└") == 1
+    assert "70 updates" in done.stderr + done.stdout
+    assert [path.name for path in tmp_path.glob("plan*")] == ["plan.json"]

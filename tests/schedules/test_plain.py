@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from hydra.utils import instantiate
 from hypothesis import given
@@ -156,6 +157,10 @@ def test_a_module_that_cannot_be_imported_is_one_line(
         ({"class_path": "torch.nn.Linear"}, r"schedule: unknown schedule 'torch.nn.Linear'; did you mean Linear\?"),
         ({"class_path": "lit_cosine.Schedule"}, "schedule: unknown schedule 'lit_cosine.Schedule'"),
         ({"class_path": "Cosin"}, r"schedule: unknown schedule 'Cosin'; did you mean Cosine\?"),
+        (
+            {"class_path": "Cosine", "init_args": torch.zeros(2)},
+            "schedule: init_args must hold the arguments by name, got",
+        ),
         ({"class_path": "Cosine", "init_args": [1]}, r"schedule: init_args must hold the arguments by name, got \[1\]"),
         (
             {"class_path": "Cosine", "init_args": {"floor": 1}},
