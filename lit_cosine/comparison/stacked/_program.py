@@ -40,6 +40,10 @@ _aten = torch.ops.aten
 _BATCHED_PRODUCT = _aten.bmm.default
 _COPIES = {_aten.clone.default, _aten.detach.default, _aten.alias.default, _aten.lift_fresh.default}
 _SCALINGS = {_aten.mul.Scalar, _aten.mul.Tensor, _aten.div.Scalar, _aten.div.Tensor}
+_SHAPE_ALONE = {  # they read the shape of their operand, not its values
+    *(_aten.zeros_like.default, _aten.ones_like.default, _aten.full_like.default, _aten.empty_like.default),
+    *(_aten.new_zeros.default, _aten.new_ones.default, _aten.new_full.default, _aten.new_empty.default),
+}
 
 
 def trace(function: Callable[..., tuple[Tensor, ...]], inputs: Sequence[Tensor]) -> GraphModule:
@@ -136,7 +140,7 @@ class _Lowering:
             return
         random = torch.Tag.nondeterministic_seeded in operation.tags
         fixed = all(operand in self._fixed for operand in node.all_input_nodes)
-        if fixed and not random:
+        if (fixed and not random) or operation in _SHAPE_ALONE:
             self._values[node] = operation(*args, **kwargs)
             self._fixed.add(node)
         elif operation in _COPIES or _is_identity(node):
