@@ -31,7 +31,7 @@ __all__ = [
     "optimizer_steps_begun", "own_attributes", "restart_iterators", "same_overload", "saves_shards",
     "skip_finished_epoch", "step_was_called", "tensor_version", "timer_seconds", "train_dataloader", "train_position",
     "tree_leaves", "uses_distributed_sampler", "validation_is_due",
-]  # fmt: skip  # fmt: skip
+]  # fmt: skip
 
 
 # --- torch ---
