@@ -20,6 +20,7 @@ from tests.comparison.test_faults import (
     ROOT,
     check_that_a_killed_process_and_a_raising_module_cost_no_other_row,
     until,
+    why_no_ray,
 )
 from tests.comparison.test_modules import CASES, all_by_hand, by_command
 
@@ -28,12 +29,15 @@ pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("processes")]
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
-    pytest.importorskip("ray")
+    if reason := why_no_ray():
+        pytest.skip(reason)
     from ray.cluster_utils import Cluster
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_worker_niceness", "0")  # by default workers wait for every other process of the machine
+        handler = signal.getsignal(signal.SIGTERM)  # Ray puts its own in the place of the process's
         cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "object_store_memory": 80_000_000})
+        signal.signal(signal.SIGTERM, handler)
     yield str(cluster.address)
     cluster.shutdown()
 
@@ -112,7 +116,8 @@ def of_namespace(pid: int) -> list[int]:
 
 
 def test_two_nodes_one_of_which_is_killed_in_the_middle(tmp_path: Path) -> None:
-    pytest.importorskip("ray")
+    if reason := why_no_ray():
+        pytest.skip(reason)
     own = ["unshare", "--user", "--map-root-user", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"]
     link = ["ip", "link", "add", "here", "type", "veth", "peer", "name", "there"]
     tools = all(map(shutil.which, ("unshare", "nsenter", "ip")))
