@@ -64,8 +64,8 @@ class RunComplete(Exception):
 class ArticleCLI(LightningCLI):
     """LightningCLI with the sizes of the network linked to the data, and a folder for each run.
 
-    ``root`` is the folder of runs, ``made`` the run's where this process has made it, ``resumed`` that of the run that
-    is continued.
+    ``root`` is the folder of runs. ``made`` is the folder of a new run, in the process that made it; ``resumed`` is the
+    folder of the run that is continued.
     """
 
     def __init__(self, command: str, arguments: Sequence[str], callbacks: Sequence[Callback] = ()) -> None:
@@ -280,7 +280,7 @@ def check_numbers(config: Namespace) -> None:
 
 
 def restored(command: str, arguments: Sequence[str]) -> tuple[ArticleCLI, LitClassifier]:
-    """Return the command line and the model of its ``--ckpt_path``; without ``--config`` that of its run is used."""
+    """Return the command line and the model of its ``--ckpt_path``, by default with its run's configuration."""
     arguments = with_underscores(arguments)
     options = dict(given(arguments))
     if "--ckpt_path" in options and not {"-c", "--config"} & {*options}:

@@ -59,7 +59,7 @@ def command_line(*words: object) -> str:
 def rank_zero_ended() -> bool:
     """Return whether this process belongs to a distributed run whose rank 0 ends too, and waits for that.
 
-    Rank 0, the parent of the others under Lightning's launcher, gives the reason; a process that ends alone must.
+    Rank 0, the parent of the others under Lightning's launcher, gives the reason. One that ends alone gives its own.
     """
     if os.environ.get("LOCAL_RANK", "0") == "0":
         return False
@@ -87,7 +87,7 @@ def stop_signals() -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        # numpy 2.4 goes on after a part of it whose import was interrupted, and fails later
+        # numpy 2.4 ignores that the import of one of its parts was interrupted, and an error follows later
         if not received or isinstance(error, SystemExit):
             raise
     finally:
@@ -112,7 +112,7 @@ class _Stream:
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
         self.lost: OSError | None = None
-        """Why what was written is lost, where its reader did not want that."""
+        """The error that lost some output; a reader that closed its pipe is none."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)

@@ -21,7 +21,7 @@ __all__ = ["check_trusted"]
 
 _PACKAGES = ("lit_cosine", "torch.nn", "lightning.pytorch.callbacks", "lightning.pytorch.loggers")
 _ENOUGH = 2**20
-"""Characters by which a file of text is told from a picture."""
+"""Characters that are read to decide whether a file is text."""
 _DOTTED = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
 
 

@@ -40,7 +40,7 @@ class _Audited(Exception):
 
 
 class StopBeforeTraining(Callback):
-    """Shows the plans of the ScheduleAudit before it and stops the run, in whichever process it is."""
+    """Shows the plans of the ScheduleAudit before it, in the process of rank 0, and stops the run."""
 
     def __init__(self, audit: ScheduleAudit, output: Path | None) -> None:
         self.audit = audit

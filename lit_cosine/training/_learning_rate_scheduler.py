@@ -282,7 +282,7 @@ class LearningRateScheduler(Callback):
         self._step(trainer, pl_module)
 
     def _step(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Step the schedulers if the Trainer has made an update since the last call; one that raised is none."""
+        """Step the schedulers if the Trainer has made an update since the last call. One that raised does not count."""
         before, self._counted = self._counted, trainer.global_step
         if pl_module.automatic_optimization and self._counted == before:
             return

@@ -178,7 +178,7 @@ def restore_peaks(scheduler: Any) -> tuple[list[float], list[float]]:
         peak = group.get("max_lr", group.get("initial_lr", group["lr"]))
         peaks.append(float(peak))
         reached.append(float(peak) * (_highest_factor(lambdas[index]) if index < len(lambdas) else 1.0))
-        # else an LR finder has set it since, or the group joined later
+        # otherwise an LR finder has set the LR since, or the group joined later
         if written is None or (index < len(written) and float(group["lr"]) == written[index]):
             set_entry(group, "lr", peak)
         if "max_momentum" in group or "base_momentum" in group:  # by OneCycleLR and CyclicLR

@@ -318,7 +318,7 @@ def check_cooldown(cooldown: Duration) -> None:
 
 
 def schedulers_of(trainer: Trainer) -> list[TrainerLR]:
-    """Return the Trainer's schedulers that follow it, of both ways in."""
+    """Return the schedulers that follow ``trainer``: its module's and those of a LearningRateScheduler."""
     found = [config.scheduler for config in trainer.lr_scheduler_configs]
     for callback in callbacks_of(trainer):
         if has_class(callback, "LearningRateScheduler"):
